@@ -1,0 +1,148 @@
+//! The daemon's configuration as validated. Nothing in here can be wrong any more.
+//!
+//! `raw` is what the files say; `check` turns that into a [`Config`] or into a list of all
+//! mistakes, each with file, key and line.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+pub mod check;
+pub mod raw;
+
+/// Everything an operator can set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Durable data: images, writable layers, records.
+    pub root: PathBuf,
+    /// What is gone at reboot: sockets, pinned namespaces, mounts, bundles.
+    pub state: PathBuf,
+    /// The CRI socket.
+    pub cri: Cri,
+    /// The exec, attach and port-forward server.
+    pub stream: Stream,
+    /// CNI.
+    pub network: Network,
+    /// Control groups.
+    pub cgroup: Cgroup,
+    /// Images.
+    pub image: Image,
+    /// Runtimes.
+    pub runtime: Runtime,
+    /// Logging.
+    pub log: Log,
+    /// Metrics.
+    pub metrics: Metrics,
+}
+
+/// `[cri]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cri {
+    /// Path of the unix socket.
+    pub listen: PathBuf,
+}
+
+/// `[stream]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stream {
+    /// Address that streaming URLs name.
+    pub address: IpAddr,
+    /// Port; 0 = any free one.
+    pub port: u16,
+}
+
+/// `[network]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Network {
+    /// Where CNI configurations are.
+    pub conf_dir: PathBuf,
+    /// Where CNI plugins are, in search order.
+    pub plugin_dirs: Vec<PathBuf>,
+}
+
+/// `[cgroup]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cgroup {
+    /// Who makes control groups.
+    pub driver: CgroupDriver,
+}
+
+/// Who makes control groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// systemd where it is the init system, else the file system.
+    Auto,
+    /// systemd, over D-Bus.
+    Systemd,
+    /// The cgroup file system.
+    Cgroupfs,
+}
+
+/// `[image]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Image {
+    /// containers-registries.conf(5); its drop-in directory is this path with `.d` appended.
+    pub registries_conf: PathBuf,
+    /// containers-policy.json(5).
+    pub policy: PathBuf,
+    /// containers-auth.json(5); none = only credentials from requests.
+    pub auth_file: Option<PathBuf>,
+}
+
+/// `[runtime]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Runtime {
+    /// Name of the handler for requests that name none.
+    pub default_handler: String,
+    /// The monitor's program.
+    pub monitor: PathBuf,
+    /// Handlers by name.
+    pub handlers: BTreeMap<String, Handler>,
+}
+
+/// `[runtime.handlers.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Handler {
+    /// How the runtime is spoken to.
+    pub kind: HandlerKind,
+    /// Its program, absolute.
+    pub path: PathBuf,
+    /// Its state directory (`--root`).
+    pub root: PathBuf,
+    /// Further command line options, before the command (type `oci`).
+    pub options: Vec<String>,
+}
+
+/// How a runtime is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandlerKind {
+    /// As a program with the OCI command line.
+    Oci,
+    /// By containerd's shim v2 protocol.
+    Shim,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// A `tracing` filter, e.g. `info` or `crisol=debug`.
+    pub level: String,
+    /// Text or JSON lines.
+    pub format: LogFormat,
+}
+
+/// Form of the daemon's log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// Where `/metrics` is served; none = nowhere.
+    pub listen: Option<SocketAddr>,
+}

@@ -1,0 +1,14 @@
+//! Containers.
+
+pub mod actor;
+pub mod create;
+pub mod exec;
+pub mod oci;
+pub mod recover;
+pub mod remove;
+pub mod reopen_log;
+pub mod spec;
+pub mod start;
+pub mod state;
+pub mod stop;
+pub mod user;

@@ -1,0 +1,31 @@
+#![doc = include_str!("ARCHITECTURE.md")]
+
+// In reading order.
+pub mod config;
+pub mod daemon;
+
+pub mod cri;
+
+pub mod container;
+pub mod events;
+pub mod health;
+pub mod image;
+pub mod pod;
+pub mod stats;
+
+pub mod cgroup;
+pub mod monitor;
+pub mod network;
+pub mod rootfs;
+pub mod runtime;
+
+pub mod error;
+pub mod ids;
+pub mod metrics;
+pub mod path;
+pub mod record;
+pub mod registry;
+pub mod steps;
+pub mod undo;
+
+pub mod sys;

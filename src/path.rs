@@ -1,0 +1,128 @@
+//! Where everything is on disk. The one place that joins paths.
+//!
+//! ```text
+//! root/ (durable)                        state/ (tmpfs, gone at reboot)
+//!   lock                                   crisol.sock (by default)
+//!   pods/ID.json        records            pods/ID/          resolv.conf, hostname, shm/
+//!   containers/ID.json  records            pods/ID/ns/       net, ipc, uts, pid: pinned namespaces
+//!   rw/ID/{upper,work}  writable layers    containers/ID/    bundle: config.json, rootfs/ (mount)
+//!   images/             the image store    containers/ID/monitor/  socket, exit record
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use crate::ids::{ContainerId, PodId};
+
+/// The two directories everything lies below.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+    state: PathBuf,
+}
+
+impl Layout {
+    /// A layout below `root` (durable) and `state` (gone at reboot).
+    pub fn new(root: &Path, state: &Path) -> Self {
+        Self { root: root.to_owned(), state: state.to_owned() }
+    }
+
+    /// The durable directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory that a reboot empties.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Locked by the daemon that owns `root`.
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// Records of pods.
+    pub fn pod_records(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    /// Records of containers.
+    pub fn container_records(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// The image store's own directory; what is in it, only `image/` knows.
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// Results of CNI plugins, in libcni's format and below its own name.
+    pub fn cni_cache(&self) -> PathBuf {
+        self.root.join("cni")
+    }
+
+    /// Writable layers, one directory a container.
+    pub fn writable_layers(&self) -> PathBuf {
+        self.root.join("rw")
+    }
+
+    /// The writable layer of one container.
+    pub fn writable_layer(&self, id: &ContainerId) -> PathBuf {
+        self.writable_layers().join(id.to_string())
+    }
+
+    /// Run-time files of all pods.
+    pub fn pods(&self) -> PathBuf {
+        self.state.join("pods")
+    }
+
+    /// Run-time files of one pod.
+    pub fn pod(&self, id: &PodId) -> PathBuf {
+        self.pods().join(id.to_string())
+    }
+
+    /// Pinned namespaces of one pod.
+    pub fn pod_namespaces(&self, id: &PodId) -> PathBuf {
+        self.pod(id).join("ns")
+    }
+
+    /// The pod's /etc/resolv.conf.
+    pub fn pod_resolv_conf(&self, id: &PodId) -> PathBuf {
+        self.pod(id).join("resolv.conf")
+    }
+
+    /// The pod's /etc/hostname.
+    pub fn pod_hostname(&self, id: &PodId) -> PathBuf {
+        self.pod(id).join("hostname")
+    }
+
+    /// The pod's /dev/shm.
+    pub fn pod_shm(&self, id: &PodId) -> PathBuf {
+        self.pod(id).join("shm")
+    }
+
+    /// Bundles of all containers.
+    pub fn bundles(&self) -> PathBuf {
+        self.state.join("containers")
+    }
+
+    /// The OCI bundle of one container.
+    pub fn bundle(&self, id: &ContainerId) -> PathBuf {
+        self.bundles().join(id.to_string())
+    }
+
+    /// Where the container's root file system is mounted.
+    pub fn rootfs(&self, id: &ContainerId) -> PathBuf {
+        self.bundle(id).join("rootfs")
+    }
+
+    /// The monitor's directory: its socket and its exit record.
+    pub fn monitor(&self, id: &ContainerId) -> PathBuf {
+        self.bundle(id).join("monitor")
+    }
+
+    /// State directory for a runtime whose handler sets none.
+    pub fn runtime_root(&self, handler: &str) -> PathBuf {
+        self.state.join("runtimes").join(handler)
+    }
+}
