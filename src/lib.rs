@@ -7,11 +7,9 @@ pub mod daemon;
 pub mod cri;
 
 pub mod container;
-pub mod events;
 pub mod health;
 pub mod image;
 pub mod pod;
-pub mod stats;
 
 pub mod cgroup;
 pub mod monitor;

@@ -115,6 +115,15 @@ impl<R: Serialize + DeserializeOwned> Records<R> {
         }
     }
 
+    /// The record `id`, if there is one.
+    pub fn load(&self, id: &impl ToString) -> Result<Option<R>, RecordError> {
+        let path = self.file(&id.to_string());
+        match path.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => load(&path).map(Some),
+        }
+    }
+
     /// Every record, or what is wrong with it; remains of an interrupted write are dropped.
     pub fn load_all(&self) -> Result<Vec<Result<R, RecordError>>, RecordError> {
         let listing = |source| RecordError::Directory { dir: self.dir.clone(), source };

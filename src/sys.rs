@@ -1,1 +1,7 @@
-//! Placeholder.
+//! What the daemon asks of the kernel directly. Knows none of our types.
+
+pub mod foreign;
+pub mod pass_fds;
+pub mod pidfd;
+pub mod signal;
+pub mod tmpfs;

@@ -4,3 +4,4 @@ pub mod container;
 pub mod filter;
 pub mod image;
 pub mod pod;
+pub mod view;
