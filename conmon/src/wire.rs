@@ -11,11 +11,13 @@
 //! | `ReopenLog`, `Resize`, `CloseStdin` | `Ok` or `Failed` |
 //! | `TakeExit` | `Ok`, then the monitor ends; `Failed` while the container lives |
 //! | `Exec` | `ExecStarted`, later `ExecExited`; or `Failed` |
-//! | `Kill` | nothing of its own: `ExecExited` (or `Failed`, before `ExecStarted`) follows |
+//! | `Kill` | nothing of its own: `ExecExited` (`Failed` if nothing was started yet) follows; `Ok` if `ExecExited` was sent before |
 //!
 //! An `Exec` has a connection to itself: it is the first request there and arrives together with
 //! exactly three descriptors (`SCM_RIGHTS`: stdin, stdout, stderr), attached to any of the frame's
-//! bytes. Closing that connection kills what the exec started, as `Kill` does.
+//! bytes. `Kill` ends the process and everything it has started, and is answered when all of that is
+//! gone, or after five seconds if something cannot be killed. Closing the connection before
+//! `ExecExited` does the same; after it, what the process has left behind lives on.
 //!
 //! A monitor outlives the daemon that started it, so kinds and payloads never change their meaning;
 //! additions are new kinds. The monitor answers a kind it does not know with `Failed` and reads on.
