@@ -1,8 +1,11 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 // In reading order.
+pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod logging;
+pub mod preflight;
 
 pub mod cri;
 
@@ -20,6 +23,7 @@ pub mod rootfs;
 pub mod runtime;
 
 pub mod error;
+pub mod host;
 pub mod ids;
 pub mod metrics;
 pub mod path;

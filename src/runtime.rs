@@ -1,1 +1,5 @@
 //! Placeholder.
+
+pub mod features;
+pub mod handlers;
+pub mod probe;
