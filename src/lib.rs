@@ -1,8 +1,11 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 // In reading order.
+pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod logging;
+pub mod preflight;
 
 pub mod cri;
 
@@ -10,6 +13,7 @@ pub mod container;
 pub mod health;
 pub mod image;
 pub mod pod;
+pub mod stats;
 
 pub mod cgroup;
 pub mod monitor;
@@ -18,6 +22,7 @@ pub mod rootfs;
 pub mod runtime;
 
 pub mod error;
+pub mod host;
 pub mod ids;
 pub mod metrics;
 pub mod path;

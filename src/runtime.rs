@@ -22,6 +22,8 @@ use crate::error::{Classify, Kind};
 use crate::ids::ContainerId;
 
 pub mod features;
+pub mod handlers;
+pub mod probe;
 
 pub use features::Features;
 

@@ -34,7 +34,7 @@ struct Entry {
 }
 
 /// One piece of work in flight, as shown to people.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug)]
 pub struct Progress {
     /// What is being done.
     pub verb: &'static str,
@@ -42,10 +42,8 @@ pub struct Progress {
     pub subject: String,
     /// The step it is in.
     pub step: &'static str,
-    /// Milliseconds since the step was entered.
-    pub step_ms: u128,
-    /// Milliseconds since the work began.
-    pub took_ms: u128,
+    /// Since the work began.
+    pub took: Duration,
 }
 
 /// One piece of work; it leaves the table when dropped.
@@ -87,8 +85,8 @@ impl Operations {
                     entry.progress()
                 })
                 .collect();
-            for Progress { verb, subject, step, took_ms, .. } in slow {
-                tracing::warn!(verb, subject, step, took_ms, "slow step");
+            for Progress { verb, subject, step, took } in slow {
+                tracing::warn!(verb, subject, step, took_ms = took.as_millis(), "slow step");
             }
         }
     }
@@ -104,8 +102,7 @@ impl Entry {
             verb: self.verb,
             subject: self.subject.clone(),
             step: self.step,
-            step_ms: self.entered.elapsed().as_millis(),
-            took_ms: self.began.elapsed().as_millis(),
+            took: self.began.elapsed(),
         }
     }
 }

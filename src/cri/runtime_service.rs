@@ -102,7 +102,7 @@ impl RuntimeService for Runtime {
             version: version.kubelet_api.to_owned(),
             runtime_name: version.name.to_owned(),
             runtime_version: version.version.to_owned(),
-            runtime_api_version: version.cri_api.to_owned(),
+            runtime_api_version: version.cri.to_owned(),
         }))
     }
 
