@@ -7,6 +7,7 @@ pub mod oci;
 pub mod recover;
 pub mod remove;
 pub mod reopen_log;
+pub mod signal;
 pub mod spec;
 pub mod start;
 pub mod state;
