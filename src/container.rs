@@ -25,6 +25,7 @@ pub mod parts;
 pub mod record;
 pub mod recover;
 pub mod remove;
+pub mod signal;
 pub mod spec;
 pub mod start;
 pub mod state;
