@@ -24,8 +24,11 @@ const KUBELET_API_VERSION: &str = "0.1.0";
 const CRI_API_VERSION: &str = "v1";
 
 /// What crisol itself can do; the kubelet puts pods that need more on other nodes.
-const FEATURES: Features =
-    Features { supplemental_groups_policy: true, user_namespaces_host_network: false, mount_options: true };
+const FEATURES: Features = Features {
+    supplemental_groups_policy: true,
+    user_namespaces_host_network: false,
+    mount_options: true,
+};
 
 /// Whether pods may have a user namespace. The handlers' own ability counts only if this is set.
 const USER_NAMESPACES: bool = false;
@@ -248,27 +251,38 @@ fn handlers(facts: &Facts<'_>) -> Vec<Handler> {
 
 /// `StatusResponse.info` of a verbose request: each value is JSON, as crictl expects.
 pub fn info(facts: &Facts<'_>) -> BTreeMap<String, String> {
-    let handlers: BTreeMap<_, _> = facts.inventory.handlers.iter().map(|(name, report)| {
-        let features = &report.features;
-        let value = json!({
-            "path": report.path,
-            "version": report.version.as_ref().map(|version| &version.text),
-            "ociVersion": features.oci_version,
-            "recursiveReadOnly": features.recursive_read_only,
-            "idmappedMounts": features.idmapped_mounts,
-            "problem": report.problem,
-        });
-        (name, value)
-    }).collect();
+    let handlers: BTreeMap<_, _> = facts
+        .inventory
+        .handlers
+        .iter()
+        .map(|(name, report)| {
+            let features = &report.features;
+            let value = json!({
+                "path": report.path,
+                "version": report.version.as_ref().map(|version| &version.text),
+                "ociVersion": features.oci_version,
+                "recursiveReadOnly": features.recursive_read_only,
+                "idmappedMounts": features.idmapped_mounts,
+                "problem": report.problem,
+            });
+            (name, value)
+        })
+        .collect();
     let host = facts.host;
     let entries = [
         ("version", json!(version())),
         ("config", config(facts.config)),
-        ("cgroup", json!({
-            "driver": table::driver(cgroup_driver(facts.config, host)),
-            "version": host.cgroups.version.as_str(),
-        })),
-        ("host", json!({ "kernel": host.kernel.release, "bootId": host.boot_id, "cpus": host.cpus })),
+        (
+            "cgroup",
+            json!({
+                "driver": table::driver(cgroup_driver(facts.config, host)),
+                "version": host.cgroups.version.as_str(),
+            }),
+        ),
+        (
+            "host",
+            json!({ "kernel": host.kernel.release, "bootId": host.boot_id, "cpus": host.cpus }),
+        ),
         ("handlers", json!(handlers)),
         ("inFlight", json!(facts.in_flight)),
         ("storage", json!(facts.storage)),

@@ -79,7 +79,8 @@ pub struct Kernel {
 impl Kernel {
     /// From `uname -r`. What does not start with two numbers counts as version 0.0.
     pub fn parse(release: &str) -> Self {
-        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().ok());
+        let mut numbers =
+            release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().ok());
         let mut number = || numbers.next().flatten().unwrap_or(0);
         Self { version: (number(), number()), release: release.to_owned() }
     }
@@ -143,6 +144,8 @@ fn read(path: &str) -> Result<String, HostError> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

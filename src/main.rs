@@ -1,10 +1,11 @@
 //! The program: arguments, log, runtime, exit code.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use crisol::cli::{self, Arguments, Command, Source};
+use crisol::cli::{self, Arguments, Command, Form};
 use crisol::config::Config;
 use crisol::{daemon, logging};
 
@@ -21,19 +22,21 @@ const STACK_BYTES: usize = 1024 * 1024;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match arguments.command.unwrap_or(Command::Serve(arguments.source)) {
-        Command::Serve(source) => serve(&source),
-        Command::Config { default, source } => cli::config(&source, default),
-        Command::Check { json, source } => match runtime(1) {
-            Ok(runtime) => runtime.block_on(cli::check(&source, json)),
+    let file = arguments.config.as_deref();
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve(file),
+        Command::Config { default: true } => cli::default_config(),
+        Command::Config { default: false } => cli::config(file),
+        Command::Check { json } => match runtime(1) {
+            Ok(runtime) => runtime.block_on(cli::check(file, Form::of(json))),
             Err(error) => failed(&error),
         },
-        Command::Version { json } => cli::version(json),
+        Command::Version { json } => cli::version(Form::of(json)),
     }
 }
 
-fn serve(source: &Source) -> ExitCode {
-    let config = match cli::load(source.config.as_deref()) {
+fn serve(file: Option<&Path>) -> ExitCode {
+    let config = match cli::load(file) {
         Ok(config) => config,
         Err(code) => return code,
     };

@@ -100,7 +100,10 @@ impl Metrics {
             containers: gauges(&registry, "crisol_containers", "Containers by state", &["state"])?,
             oom_kills: registered(
                 &registry,
-                IntCounter::new("crisol_container_oom_kills_total", "Containers that ran out of memory"),
+                IntCounter::new(
+                    "crisol_container_oom_kills_total",
+                    "Containers that ran out of memory",
+                ),
             )?,
             owed: registered(
                 &registry,

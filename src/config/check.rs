@@ -50,7 +50,8 @@ impl Programs<'_> {
 /// Whether `path` is a regular file that somebody may execute.
 pub fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    std::fs::metadata(path)
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Checks everything.
@@ -92,7 +93,8 @@ impl Check<'_> {
             },
             network: Network {
                 conf_dir: self.text("network.conf_dir", rules::absolute_path),
-                plugin_dirs: self.key("network.plugin_dirs", |value| list(value, rules::plugin_dirs)),
+                plugin_dirs: self
+                    .key("network.plugin_dirs", |value| list(value, rules::plugin_dirs)),
             },
             cgroup: Cgroup { driver: self.text("cgroup.driver", rules::cgroup_driver) },
             image: Image {
@@ -186,7 +188,8 @@ impl Check<'_> {
         let (root, state) = (&config.root, &config.state);
         if root.starts_with(state) || state.starts_with(root) {
             let (root, state) = (root.display(), state.display());
-            let what = format!("root {root} and state {state} must be apart: state is emptied at boot");
+            let what =
+                format!("root {root} and state {state} must be apart: state is emptied at boot");
             self.conflict(["root", "state"], what);
         }
         if [root, state].contains(&&config.cri.listen) {

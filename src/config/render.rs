@@ -1,8 +1,8 @@
 //! The configuration as text: `crisol config`, `deploy/crisol.toml` and `docs/configuration.md`,
 //! all from the one table, so that none of them can say something else.
 
-use super::table::{self, HANDLER_KEYS, HANDLERS, KEYS, Value};
 use super::Config;
+use super::table::{self, HANDLER_KEYS, HANDLERS, KEYS, Value};
 
 /// Whether values are settings or examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,4 +134,3 @@ fn toml_key(name: &str) -> String {
     let bare = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
     if bare { name.to_owned() } else { toml_value(&Value::Text(name.to_owned())) }
 }
-

@@ -1,5 +1,7 @@
 //! Which facts make the node ready, and what a reader of `Status` sees.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -95,8 +97,7 @@ fn the_runtime_is_ready_only_with_default_handler_monitor_and_records() {
     node.inventory.handlers.insert("runc".to_owned(), report(Some("RuntimeMissing")));
     assert_eq!(node.runtime_reason(), "RuntimeMissing");
 
-    node.recovery =
-        Readiness::NotReady { reason: "Recovering".to_owned(), message: String::new() };
+    node.recovery = Readiness::NotReady { reason: "Recovering".to_owned(), message: String::new() };
     assert_eq!(node.runtime_reason(), "Recovering");
 }
 

@@ -146,9 +146,12 @@ fn unescape(text: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
-    const V2: &str = "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+    const V2: &str =
+        "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
     const HYBRID: &str = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
         32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:1 - cgroup cgroup rw,cpu,cpuacct\n\
         35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
@@ -178,12 +181,15 @@ mod tests {
 
     #[test]
     fn v1_alone_and_nothing_at_all_are_told_apart() {
-        let v1: String = HYBRID.lines().filter(|line| !line.contains("cgroup2")).fold(
-            String::new(),
-            |text, line| text + line + "\n",
-        );
+        let v1: String = HYBRID
+            .lines()
+            .filter(|line| !line.contains("cgroup2"))
+            .fold(String::new(), |text, line| text + line + "\n");
         assert_eq!(Cgroups::parse(&v1).version, CgroupVersion::V1);
-        assert_eq!(Cgroups::parse("27 1 254:0 / / rw - ext4 /dev/vda rw\n").version, CgroupVersion::None);
+        assert_eq!(
+            Cgroups::parse("27 1 254:0 / / rw - ext4 /dev/vda rw\n").version,
+            CgroupVersion::None
+        );
     }
 
     #[test]

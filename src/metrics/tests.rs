@@ -1,5 +1,7 @@
 //! What a scraper sees.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -15,8 +15,11 @@ const SYSTEMD_SOCKETS: [&str; 2] = ["/run/systemd/private", "/run/dbus/system_bu
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 
 /// What is given up without each of these.
-const WANTED: [(&str, &str); 3] =
-    [("cpuset", "CPU pinning"), ("io", "weights and statistics of disks"), ("hugetlb", "huge pages")];
+const WANTED: [(&str, &str); 3] = [
+    ("cpuset", "CPU pinning"),
+    ("io", "weights and statistics of disks"),
+    ("hugetlb", "huge pages"),
+];
 
 pub(super) fn look(config: &Config, host: &Host, report: &mut Report) {
     version(host, report);
@@ -104,8 +107,10 @@ fn writable(host: &Host, report: &mut Report) {
     // Below the real root a group needs its parent's leave for each controller, cgroups(7).
     let enabled = std::fs::read_to_string(unified.join("cgroup.subtree_control"));
     let enabled = enabled.unwrap_or_default();
-    let missing: Vec<_> =
-        NEEDED.into_iter().filter(|name| !enabled.split_whitespace().any(|on| on == *name)).collect();
+    let missing: Vec<_> = NEEDED
+        .into_iter()
+        .filter(|name| !enabled.split_whitespace().any(|on| on == *name))
+        .collect();
     if missing.is_empty() {
         report.ok(AREA, "controllers are delegated to the top-level groups");
     } else {

@@ -22,12 +22,14 @@ pub(super) fn look(config: &Config, report: &mut Report) {
 fn registries(file: &Path, report: &mut Report) {
     let mut read = 0;
     for file in std::iter::once(file.to_owned()).chain(drop_ins(file)) {
-        match read_text(&file).and_then(|text| text.map(|text| registries_text(&text)).transpose()) {
+        match read_text(&file).and_then(|text| text.map(|text| registries_text(&text)).transpose())
+        {
             Ok(None) => {}
             Ok(Some(())) => read += 1,
             Err(what) => {
                 let what = format!("{}: {what}", file.display());
-                let remedy = "correct it, containers-registries.conf(5): pulls are refused until then";
+                let remedy =
+                    "correct it, containers-registries.conf(5): pulls are refused until then";
                 report.fail(AREA, what, remedy);
             }
         }
@@ -57,7 +59,9 @@ fn registries_text(text: &str) -> Result<(), String> {
         format!("line {}: {}", line.unwrap_or(1), error.message())
     })?;
     match table.get("registries") {
-        Some(_) => Err("[registries.*] is the first version of the format, which is not read".into()),
+        Some(_) => {
+            Err("[registries.*] is the first version of the format, which is not read".into())
+        }
         None => Ok(()),
     }
 }
@@ -71,7 +75,9 @@ fn policy(file: &Path, report: &mut Report) {
         Ok(Some(value)) if value.get("default").is_some_and(Value::is_array) => {
             report.ok(AREA, what("well-formed"));
         }
-        Ok(Some(_)) => report.fail(AREA, what("no list \"default\": every pull is refused"), remedy),
+        Ok(Some(_)) => {
+            report.fail(AREA, what("no list \"default\": every pull is refused"), remedy)
+        }
         Err(error) => report.fail(AREA, what(&format!("{error}: every pull is refused")), remedy),
     }
 }
@@ -103,6 +109,8 @@ fn json(file: &Path) -> Result<Option<Value>, String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::preflight::Level;
 

@@ -23,7 +23,11 @@ pub(super) fn look(host: &Host, report: &mut Report) {
     let release = &host.kernel.release;
     if host.kernel.version < OLDEST {
         let (major, minor) = OLDEST;
-        report.fail(AREA, format!("Linux {release}"), format!("run Linux {major}.{minor} or later"));
+        report.fail(
+            AREA,
+            format!("Linux {release}"),
+            format!("run Linux {major}.{minor} or later"),
+        );
     } else {
         report.ok(AREA, format!("Linux {release}"));
     }
@@ -102,5 +106,6 @@ fn security(host: &Host, report: &mut Report) {
     }
     let modules = [("AppArmor", host.security.apparmor), ("SELinux", host.security.selinux)];
     let on: Vec<_> = modules.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
-    report.ok(AREA, if on.is_empty() { "no AppArmor, no SELinux".to_owned() } else { on.join(", ") });
+    report
+        .ok(AREA, if on.is_empty() { "no AppArmor, no SELinux".to_owned() } else { on.join(", ") });
 }

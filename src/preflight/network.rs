@@ -114,6 +114,8 @@ fn plugins(network: &Network, dirs: &[PathBuf], report: &mut Report) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
@@ -122,7 +124,10 @@ mod tests {
             {"type":"bridge","ipam":{"type":"host-local"}},{"type":"portmap"}]}"#;
         let network = parse(Path::new("/x"), list).unwrap();
         let plugins: Vec<_> = network.plugins.iter().map(String::as_str).collect();
-        assert_eq!((network.name.as_str(), plugins), ("n", vec!["bridge", "host-local", "portmap"]));
+        assert_eq!(
+            (network.name.as_str(), plugins),
+            ("n", vec!["bridge", "host-local", "portmap"])
+        );
 
         let network = parse(Path::new("/x"), r#"{"name":"m","type":"ptp"}"#).unwrap();
         assert_eq!(network.plugins.into_iter().collect::<Vec<_>>(), ["ptp"]);
@@ -145,7 +150,8 @@ mod tests {
     fn the_first_usable_file_wins_and_a_missing_plugin_fails() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("00-broken.conf"), "{").unwrap();
-        std::fs::write(dir.path().join("10-a.conflist"), r#"{"name":"a","type":"nosuch"}"#).unwrap();
+        std::fs::write(dir.path().join("10-a.conflist"), r#"{"name":"a","type":"nosuch"}"#)
+            .unwrap();
         std::fs::write(dir.path().join("20-b.conf"), r#"{"name":"b","type":"ptp"}"#).unwrap();
         let mut report = Report::default();
         let network = choose(dir.path(), &mut report).unwrap();

@@ -44,7 +44,11 @@ fn capabilities(host: &Host, report: &mut Report) {
         report.ok(AREA, "all capabilities that setting up containers needs");
     } else {
         let what = format!("no {}", missing.join(", "));
-        report.fail(AREA, what, "run crisol as root, and without CapabilityBoundingSet= in its unit");
+        report.fail(
+            AREA,
+            what,
+            "run crisol as root, and without CapabilityBoundingSet= in its unit",
+        );
     }
     if !sets.effective("CAP_SYS_RESOURCE") {
         let what = format!(
@@ -69,7 +73,11 @@ fn open_files(report: &mut Report) {
     match limit {
         Some(limit) if limit < MIN_OPEN_FILES => {
             let what = format!("at most {limit} open files in this shell");
-            report.warn(AREA, what, "the unit sets LimitNOFILE=1048576; elsewhere, ulimit -n 1048576");
+            report.warn(
+                AREA,
+                what,
+                "the unit sets LimitNOFILE=1048576; elsewhere, ulimit -n 1048576",
+            );
         }
         Some(limit) => report.ok(AREA, format!("at most {limit} open files")),
         None => report.ok(AREA, "any number of open files"),

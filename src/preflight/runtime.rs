@@ -50,7 +50,8 @@ fn usable(name: &str, handler: &HandlerReport, report: &mut Report) {
         report.warn(AREA, what, "install a build with seccomp");
     }
     if let Some((hole, fixed)) = version.and_then(known_hole) {
-        let remedy = format!("update to {fixed}, unless your distribution has added the fixes to {text}");
+        let remedy =
+            format!("update to {fixed}, unless your distribution has added the fixes to {text}");
         report.warn(AREA, format!("handler {name}: {text} {hole}"), remedy);
     }
 }

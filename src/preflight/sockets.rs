@@ -82,6 +82,8 @@ fn tcp(of: &str, address: SocketAddr, report: &mut Report) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[tokio::test]

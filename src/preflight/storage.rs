@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen,
 };
 
 use super::{Area, Report};
@@ -99,7 +100,11 @@ fn file_system(root: &Path, host: &Host, report: &mut Report) -> bool {
     match kind.fit {
         Fit::Good => report.ok(AREA, what),
         Fit::Volatile => {
-            report.warn(AREA, what + ": images are lost at a reboot", "set root to a directory on disk");
+            report.warn(
+                AREA,
+                what + ": images are lost at a reboot",
+                "set root to a directory on disk",
+            );
         }
         Fit::Unfit => {
             let remedy = "set root to a directory on a local ext4 or xfs";
@@ -238,6 +243,8 @@ impl Drop for Scratch {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -1,5 +1,7 @@
 //! The report as people and programs read it.
 
+#![allow(clippy::unwrap_used)]
+
 use super::*;
 
 #[test]

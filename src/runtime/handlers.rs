@@ -104,6 +104,8 @@ async fn report(handler: &config::Handler) -> HandlerReport {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::config::Handler;
 
@@ -115,7 +117,8 @@ mod tests {
     async fn each_handler_is_usable_or_says_why_not() {
         let dir = tempfile::tempdir().unwrap();
         let good = dir.path().join("good");
-        std::fs::write(&good, "#!/bin/sh\n[ $1 = --version ] && echo good version 1.2.3\n").unwrap();
+        std::fs::write(&good, "#!/bin/sh\n[ $1 = --version ] && echo good version 1.2.3\n")
+            .unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(&good, mode).unwrap();
         let runtime = config::Runtime {
@@ -125,7 +128,7 @@ mod tests {
                 ("good".to_owned(), handler(HandlerKind::Oci, good.to_str().unwrap())),
                 ("kata".to_owned(), handler(HandlerKind::Shim, "/bin/true")),
                 ("gone".to_owned(), handler(HandlerKind::Oci, "/nonexistent")),
-                ("silent".to_owned(), handler(HandlerKind::Oci, "/bin/true")),
+                ("failing".to_owned(), handler(HandlerKind::Oci, "/bin/false")),
             ]),
         };
         let inventory = Inventory::take(&runtime).await;
@@ -134,7 +137,7 @@ mod tests {
         assert_eq!(reason("good").unwrap().features, Features::unknown());
         assert_eq!(reason("kata").unwrap_err(), Some("RuntimeTypeUnsupported"));
         assert_eq!(reason("gone").unwrap_err(), Some("RuntimeMissing"));
-        assert_eq!(reason("silent").unwrap_err(), Some("RuntimeBroken"));
+        assert_eq!(reason("failing").unwrap_err(), Some("RuntimeBroken"));
         assert_eq!(reason("other").unwrap_err(), None);
         assert_eq!(inventory.monitor.as_ref().unwrap().reason, "MonitorMissing");
     }

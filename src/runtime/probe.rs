@@ -208,6 +208,8 @@ fn parse_version(answer: &str) -> Option<Version> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::os::unix::fs::PermissionsExt;
     use std::time::Instant;
 
@@ -274,6 +276,9 @@ mod tests {
         let (_dir, endless) = program("exec yes");
         let error = ask(&endless, "--version").await.unwrap_err();
         // It is stopped by SIGPIPE or by the deadline, never by our memory.
-        assert!(matches!(error, ProbeError::Failed { .. } | ProbeError::TimedOut { .. }), "{error}");
+        assert!(
+            matches!(error, ProbeError::Failed { .. } | ProbeError::TimedOut { .. }),
+            "{error}"
+        );
     }
 }
