@@ -10,7 +10,6 @@ pub mod preflight;
 pub mod cri;
 
 pub mod container;
-pub mod events;
 pub mod health;
 pub mod image;
 pub mod pod;

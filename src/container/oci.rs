@@ -1,1 +1,2 @@
-//! Placeholder.
+//! Stub.
+pub mod process;
