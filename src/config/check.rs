@@ -29,10 +29,14 @@ impl Programs<'_> {
         Self { own_dir, is_program: &is_program }
     }
 
+    /// `bin` is full of strangers, among them the `conmon` of other projects, so programs that were
+    /// installed have theirs in `libexec`. A build directory has both programs side by side.
     fn monitor(&self) -> PathBuf {
-        let beside = self.own_dir.as_ref().map(|dir| dir.join("conmon"));
-        beside
-            .filter(|path| (self.is_program)(path))
+        let own = self.own_dir.as_deref().map(|dir| match dir.parent() {
+            Some(prefix) if dir.ends_with("bin") => prefix.join("libexec/crisol/conmon"),
+            Some(_) | None => dir.join("conmon"),
+        });
+        own.filter(|path| (self.is_program)(path))
             .unwrap_or_else(|| PathBuf::from(table::MONITOR_FALLBACK))
     }
 

@@ -80,7 +80,7 @@ pub struct BuiltInHandler {
 /// Parent of the handlers' tables.
 pub const HANDLERS: &str = "runtime.handlers";
 
-/// `monitor` is looked for here if it is not beside the crisol program.
+/// The monitor, if neither the place of an installed nor that of a built crisol has one.
 pub const MONITOR_FALLBACK: &str = "/usr/libexec/crisol/conmon";
 
 /// Where a built-in handler's program is looked for if it is not at its default path.
@@ -169,7 +169,7 @@ pub const KEYS: [Key; 16] = [
     Key {
         name: "runtime.monitor",
         default: Fallback::Text(""),
-        reason: "The monitor; empty = conmon beside the crisol program, else /usr/libexec/crisol/conmon.",
+        reason: "The monitor; empty = libexec/crisol/conmon for an installed crisol, conmon beside it for a built one.",
         get: |c| path(&c.runtime.monitor),
     },
     Key {

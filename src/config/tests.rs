@@ -413,6 +413,19 @@ fn programs_are_looked_for_only_where_nobody_chose_a_place() {
 }
 
 #[test]
+fn the_monitor_of_an_installed_crisol_is_never_another_projects_conmon() {
+    for (own_dir, monitor) in [
+        ("/usr/bin", "/usr/libexec/crisol/conmon"),
+        ("/usr/local/bin", "/usr/local/libexec/crisol/conmon"),
+        ("/src/target/release", "/src/target/release/conmon"),
+    ] {
+        let programs = Programs { own_dir: Some(own_dir.into()), is_program: &everything_is_there };
+        let config = check::config(Raw::default(), &programs).unwrap();
+        assert_eq!(config.runtime.monitor, Path::new(monitor));
+    }
+}
+
+#[test]
 fn without_any_program_the_default_paths_are_named() {
     let programs = Programs { own_dir: None, is_program: &nothing_is_there };
     let config = check::config(Raw::default(), &programs).unwrap();
@@ -505,4 +518,39 @@ fn the_installed_file_shows_every_key_with_its_default() {
 #[test]
 fn the_documentation_shows_every_key_with_its_default() {
     same_as_file("docs/configuration.md", &render::markdown());
+}
+
+#[test]
+fn everybody_is_told_the_same_socket() {
+    let endpoint = format!("unix://{}", parse("").unwrap().cri.listen.display());
+    for name in ["crictl.yaml", "node/10-crisol.conf", "node/kubeadm.yaml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);
+        let text = fs::read_to_string(path).unwrap();
+        let endpoints: Vec<_> =
+            text.split_whitespace().filter(|w| w.starts_with("unix:")).collect();
+        assert!(!endpoints.is_empty(), "{name}");
+        assert!(endpoints.iter().all(|found| *found == endpoint), "{name}: {endpoints:?}");
+    }
+}
+
+/// Names of the direct dependencies of a manifest.
+fn dependencies(manifest: &str) -> BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest);
+    let table: toml::Table = fs::read_to_string(path).unwrap().parse().unwrap();
+    let sections = ["dependencies", "dev-dependencies", "build-dependencies"];
+    let sections = sections.iter().filter_map(|name| table.get(*name)?.as_table());
+    sections.flat_map(|section| section.keys().cloned()).collect()
+}
+
+#[test]
+fn every_dependency_has_its_reason_in_the_documentation() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/dependencies.md");
+    let text = fs::read_to_string(path).unwrap();
+    let words: BTreeSet<_> =
+        text.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_')).collect();
+    for manifest in ["Cargo.toml", "conmon/Cargo.toml", "cni/Cargo.toml"] {
+        for name in dependencies(manifest) {
+            assert!(words.contains(name.as_str()), "{name} of {manifest} has no line");
+        }
+    }
 }
