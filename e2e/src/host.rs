@@ -37,8 +37,9 @@ pub fn process(pid: u32) -> Option<Process> {
 
 /// Every process that belongs to `dir` (by arguments, program or working directory) or is in a
 /// control group below `cgroup`.
-pub fn processes_of(dir: &Path, cgroup: &str) -> Vec<Process> {
+pub fn processes_of(dir: &Path, cgroup: Option<&str>) -> Vec<Process> {
     let dir_text = dir.display().to_string();
+    let group = cgroup.map(|cgroup| format!(":{cgroup}/"));
     let inside = |link: String| fs::read_link(link).is_ok_and(|path| path.starts_with(dir));
     pids()
         .into_iter()
@@ -49,7 +50,7 @@ pub fn processes_of(dir: &Path, cgroup: &str) -> Vec<Process> {
             process.command.contains(&dir_text)
                 || inside(format!("/proc/{pid}/exe"))
                 || inside(format!("/proc/{pid}/cwd"))
-                || groups.lines().any(|line| line.contains(&format!(":{cgroup}/")))
+                || group.as_ref().is_some_and(|group| groups.contains(group))
         })
         .collect()
 }
@@ -89,6 +90,7 @@ pub fn mounts_below(dir: &Path) -> Vec<PathBuf> {
 /// groups below them, parents first.
 pub fn cgroup_dirs(cgroup: &str) -> Vec<PathBuf> {
     let relative = cgroup.trim_start_matches('/');
+    assert!(!relative.is_empty(), "the root control group belongs to everybody");
     let top = Path::new(CGROUPS);
     let mut tops = vec![top.join(relative)];
     tops.extend(entries(top).iter().map(|controller| top.join(controller).join(relative)));

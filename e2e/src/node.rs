@@ -23,7 +23,7 @@ use crate::{host, layout};
 
 pub mod sweep;
 
-use sweep::Remains;
+use sweep::{Names, Remains};
 
 /// How long a daemon may take until it answers Version and Status.
 const START: Duration = Duration::from_secs(15);
@@ -54,6 +54,7 @@ pub struct Options {
 pub struct Node {
     options: Options,
     remains: Remains,
+    names: Names,
     daemon: Option<Program>,
     cri: Cri,
     // Dropped last, in this order: the directory, then the right to the network's number.
@@ -87,14 +88,12 @@ impl Node {
     pub fn prepare(options: Options) -> Result<Self> {
         let (number, lock) = take_number()?;
         let dir = tempfile::Builder::new().prefix("crisol-e2e-").tempdir()?;
-        let remains = Remains {
-            dir: dir.path().to_owned(),
-            bridge: format!("crisol{number}"),
-            cgroup: format!("/crisol-e2e-{number}"),
-        };
+        let names =
+            Names { bridge: format!("crisol{number}"), cgroup: format!("/crisol-e2e-{number}") };
+        let remains = Remains { dir: dir.path().to_owned(), names: Some(names.clone()) };
         sweep::remember(&remains);
         let cri = Cri::new(&dir.path().join("state/crisol.sock"))?;
-        let node = Self { options, remains, daemon: None, cri, dir, _number: lock };
+        let node = Self { options, remains, names, daemon: None, cri, dir, _number: lock };
         for name in ["root", "state", "net.d", "logs"] {
             fs::create_dir(node.dir().join(name))?;
         }
@@ -303,7 +302,7 @@ level = "info,crisol=debug"
 
     /// What of this node is on the machine now.
     pub fn traces(&self) -> Traces {
-        Traces::of(&self.remains, self.daemon.as_ref().map(Program::pid))
+        Traces::of(self.dir(), &self.names, self.daemon.as_ref().map(Program::pid))
     }
 
     /// The node's directory.
@@ -348,12 +347,12 @@ level = "info,crisol=debug"
 
     /// Name of the CNI network and of its bridge.
     pub fn network(&self) -> &str {
-        &self.remains.bridge
+        &self.names.bridge
     }
 
     /// The pods' parent control group.
     pub fn cgroup(&self) -> &str {
-        &self.remains.cgroup
+        &self.names.cgroup
     }
 }
 

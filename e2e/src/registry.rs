@@ -1,15 +1,16 @@
 //! A real registry on loopback that holds the test images of `images/`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::layout;
+use crate::node::sweep::{self, Remains};
 use crate::program::{Program, output, run};
 use crate::wait::eventually;
-use crate::{host, layout};
 
 /// How long the registry may take to listen.
 const START: Duration = Duration::from_secs(10);
@@ -31,7 +32,7 @@ pub enum Access {
 pub struct Registry {
     _program: Program,
     address: String,
-    dir: PathBuf,
+    remains: Remains,
 }
 
 impl Registry {
@@ -41,7 +42,8 @@ impl Registry {
     /// If docker-registry cannot be started.
     pub fn start(dir: &Path, access: Access) -> Result<Self> {
         fs::create_dir_all(dir)?;
-        let dir = dir.to_owned();
+        let remains = Remains { dir: dir.to_owned(), names: None };
+        sweep::remember(&remains);
         let mut config = format!(
             "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '127.0.0.1:0'}}\n\
              storage: {{filesystem: {{rootdirectory: '{}'}}}}\n",
@@ -64,7 +66,7 @@ impl Registry {
             let end = rest.find(['"', ' ', ',']).context("half a line")?;
             Ok(rest[..end].to_owned())
         })?;
-        Ok(Self { _program: program, address, dir })
+        Ok(Self { _program: program, address, remains })
     }
 
     /// Builds the test images and pushes them.
@@ -72,7 +74,7 @@ impl Registry {
     /// # Errors
     /// If a tool is missing or fails.
     pub fn seed(&self) -> Result<()> {
-        let layout = self.dir.join("layout");
+        let layout = self.remains.dir.join("layout");
         let busybox = layout::tool("busybox")?;
         let mut build = Command::new(layout::source("images/build.sh"));
         run(build.arg(busybox).arg(&layout))?.ok().context("build the test images")?;
@@ -117,6 +119,6 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        host::remove_tree(&self.dir).ok();
+        self.remains.sweep();
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::host;
-use crate::node::sweep::{Remains, rules};
+use crate::node::sweep::{Names, rules};
 use crate::wait::eventually;
 
 /// How long clean-up behind an answered request may take. tokio keeps idle threads for ten seconds.
@@ -29,41 +29,41 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// What of `node` is on the machine now.
-    pub(crate) fn of(node: &Remains, daemon: Option<u32>) -> Self {
+    /// What of the node in `dir` is on the machine now.
+    pub(crate) fn of(dir: &Path, names: &Names, daemon: Option<u32>) -> Self {
         let mut things = BTreeSet::new();
         let mut note = |kind: &str, what: String| things.insert(format!("{kind}: {what}"));
-        for point in host::mounts_below(&node.dir) {
+        for point in host::mounts_below(dir) {
             note("mount", point.display().to_string());
         }
-        for dir in host::cgroup_dirs(&node.cgroup) {
-            note("cgroup", dir.display().to_string());
+        for group in host::cgroup_dirs(&names.cgroup) {
+            note("cgroup", group.display().to_string());
         }
-        for process in host::processes_of(&node.dir, &node.cgroup) {
+        for process in host::processes_of(dir, Some(&names.cgroup)) {
             if Some(process.pid) != daemon {
                 note("process", format!("{} {}", process.pid, process.command));
             }
         }
-        for port in host::entries(&Path::new("/sys/class/net").join(&node.bridge).join("brif")) {
+        for port in host::entries(&Path::new("/sys/class/net").join(&names.bridge).join("brif")) {
             note("veth", port);
         }
-        for rule in rules(&node.bridge) {
+        for rule in rules(&names.bridge) {
             note("rule", rule);
         }
-        for name in host::entries(&node.dir.join("ipam").join(&node.bridge)) {
+        for name in host::entries(&dir.join("ipam").join(&names.bridge)) {
             if !LASTING.contains(&name.as_str()) {
                 note("address", name);
             }
         }
         for top in ["root", "state"] {
-            for file in host::files_below(&node.dir.join(top)) {
+            for file in host::files_below(&dir.join(top)) {
                 let first = file.iter().next().unwrap_or_default().to_string_lossy();
                 if !LASTING.contains(&first.as_ref()) {
                     note("file", format!("{top}/{}", file.display()));
                 }
             }
         }
-        for file in host::files_below(&node.dir.join("root/cni")) {
+        for file in host::files_below(&dir.join("root/cni")) {
             // libcni's format: results/NETWORK-CONTAINER-INTERFACE.
             if file.starts_with("results") && file.iter().count() > 1 {
                 note("file", format!("root/cni/{}", file.display()));

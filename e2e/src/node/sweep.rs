@@ -14,28 +14,35 @@ use crate::wait::eventually;
 /// How long killed processes may take to leave.
 const LEAVE: Duration = Duration::from_secs(10);
 
-/// Names by which everything of one node can be found.
+/// Names by which everything of one node (or registry) can be found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remains {
-    /// The node's directory: mounts, files, and in the arguments of its processes.
+    /// Its directory: mounts, files, and in the arguments of its processes.
     pub dir: PathBuf,
+    /// What a node has besides.
+    pub names: Option<Names>,
+}
+
+/// Names that only a node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
     /// The bridge, which is also the CNI network's name and stands in the comments of its rules.
     pub bridge: String,
-    /// Parent of the pods' control groups.
+    /// Parent of the pods' control groups: absolute and never the root.
     pub cgroup: String,
 }
 
-/// The nodes of this process that have not been swept.
+/// What this process has made and not yet swept.
 static LIVE: Mutex<Vec<Remains>> = Mutex::new(Vec::new());
 
-/// Adds a node to those that [`sweep_all`] sweeps.
-pub(super) fn remember(remains: &Remains) {
+/// Adds to what [`sweep_all`] sweeps.
+pub fn remember(remains: &Remains) {
     if let Ok(mut live) = LIVE.lock() {
         live.push(remains.clone());
     }
 }
 
-/// Sweeps every node of this process: for the way out after a signal.
+/// Sweeps everything that this process has made: for the way out after a signal or a hang.
 pub fn sweep_all() {
     let live = LIVE.lock().map(|mut live| std::mem::take(&mut *live)).unwrap_or_default();
     for remains in live {
@@ -47,7 +54,8 @@ impl Remains {
     /// Kills, unmounts and removes; everything is attempted, absence is fine.
     pub fn sweep(&self) {
         let gone = eventually("processes gone", LEAVE, || {
-            let left = host::processes_of(&self.dir, &self.cgroup);
+            let cgroup = self.names.as_ref().map(|names| names.cgroup.as_str());
+            let left = host::processes_of(&self.dir, cgroup);
             left.iter().for_each(|process| host::kill_process(process.pid));
             ensure!(left.is_empty(), "{left:?}");
             Ok(())
@@ -55,35 +63,37 @@ impl Remains {
         if let Err(error) = gone {
             eprintln!("sweep: {error:#}");
         }
-        for dir in host::cgroup_dirs(&self.cgroup).iter().rev() {
+        for dir in self.names.iter().flat_map(|names| host::cgroup_dirs(&names.cgroup)).rev() {
             std::fs::remove_dir(dir).ok();
         }
         if let Err(error) = host::remove_tree(&self.dir) {
             eprintln!("sweep: {error:#}");
         }
-        self.remove_network();
+        if let Some(names) = &self.names {
+            remove_network(&names.bridge);
+        }
         if let Ok(mut live) = LIVE.lock() {
             live.retain(|other| other != self);
         }
     }
+}
 
-    /// The bridge, and the rules of pods whose DEL never ran. Veth pairs went with their namespaces.
-    fn remove_network(&self) {
-        for rule in rules(&self.bridge) {
-            let mut words: Vec<String> = split_rule(&rule);
-            if let Some(add) = words.first_mut().filter(|word| *word == "-A") {
-                "-D".clone_into(add);
-                let chain = words.last().cloned().unwrap_or_default();
-                output("iptables", ["-t", "nat"].map(str::to_owned).iter().chain(&words)).ok();
-                if chain.starts_with("CNI-") {
-                    output("iptables", ["-t", "nat", "-F", &chain]).ok();
-                    output("iptables", ["-t", "nat", "-X", &chain]).ok();
-                }
+/// The bridge, and the rules of pods whose DEL never ran. Veth pairs went with their namespaces.
+fn remove_network(bridge: &str) {
+    for rule in rules(bridge) {
+        let mut words: Vec<String> = split_rule(&rule);
+        if let Some(add) = words.first_mut().filter(|word| *word == "-A") {
+            "-D".clone_into(add);
+            let chain = words.last().cloned().unwrap_or_default();
+            output("iptables", ["-t", "nat"].map(str::to_owned).iter().chain(&words)).ok();
+            if chain.starts_with("CNI-") {
+                output("iptables", ["-t", "nat", "-F", &chain]).ok();
+                output("iptables", ["-t", "nat", "-X", &chain]).ok();
             }
         }
-        if Path::new("/sys/class/net").join(&self.bridge).exists() {
-            output("ip", ["link", "delete", &self.bridge]).ok();
-        }
+    }
+    if Path::new("/sys/class/net").join(bridge).exists() {
+        output("ip", ["link", "delete", bridge]).ok();
     }
 }
 
