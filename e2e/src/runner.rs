@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use tempfile::TempDir;
 
-use crate::node::sweep::sweep_all;
+use crate::node::sweep::{sweep_all, temporary_dir};
 use crate::node::{Node, Options, take_last_words};
 use crate::program::tail;
 use crate::registry::{Access, Registry};
@@ -40,7 +40,7 @@ pub struct Fixture {
 
 impl Fixture {
     fn set_up() -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("crisol-registry-").tempdir()?;
+        let dir = temporary_dir("crisol-registry-")?;
         let registry = Registry::start(&dir.path().join("open"), Access::Open)?;
         registry.seed()?;
         let private = Registry::start(&dir.path().join("private"), Access::Password)?;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
+use tempfile::TempDir;
 
 use crate::host;
 use crate::program::output;
@@ -40,6 +41,16 @@ pub fn remember(remains: &Remains) {
     if let Ok(mut live) = LIVE.lock() {
         live.push(remains.clone());
     }
+}
+
+/// A temporary directory that [`sweep_all`] sweeps too.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn temporary_dir(prefix: &str) -> Result<TempDir> {
+    let dir = tempfile::Builder::new().prefix(prefix).tempdir()?;
+    remember(&Remains { dir: dir.path().to_owned(), names: None });
+    Ok(dir)
 }
 
 /// Sweeps everything that this process has made: for the way out after a signal or a hang.
