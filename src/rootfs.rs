@@ -28,6 +28,14 @@ pub enum RootfsError {
         /// Why.
         source: io::Error,
     },
+    /// A layer is not there.
+    #[error("look at layer {}", path.display())]
+    Layer {
+        /// The layer.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The overlay could not be mounted.
     #[error("mount overlay of {layers} layers on {}", target.display())]
     Mount {
@@ -51,6 +59,7 @@ pub enum RootfsError {
 impl Classify for RootfsError {
     fn kind(&self) -> Kind {
         let (Self::Directory { source, .. }
+        | Self::Layer { source, .. }
         | Self::Mount { source, .. }
         | Self::Unmount { source, .. }) = self;
         match source.kind() {
@@ -182,7 +191,8 @@ fn make_upper(upper: &Path, like: Option<&Path>) -> Result<(), RootfsError> {
     let (mode, owner) = match like {
         None => (0o755, (0, 0)),
         Some(layer) => {
-            let metadata = fs::metadata(layer).map_err(refuse)?;
+            let metadata = fs::metadata(layer)
+                .map_err(|source| RootfsError::Layer { path: layer.to_owned(), source })?;
             (metadata.mode() & 0o7777, (metadata.uid(), metadata.gid()))
         }
     };

@@ -244,9 +244,19 @@ pub(super) fn unpack(
     place: Temporary,
     pieces: Receiver<Bytes>,
 ) -> Result<Unpacked, UnpackError> {
-    let mut tree = Tree::open(place.path())?;
-    let pieces = Pieces::new(pieces);
     let limit = blob.size.saturating_mul(MAX_RATIO).clamp(FREE_BYTES, MAX_BYTES);
+    unpack_bounded(blob, diff_id, place, Pieces::new(pieces), limit)
+}
+
+/// [`unpack`] for an archive of at most `limit` bytes.
+fn unpack_bounded(
+    blob: Descriptor,
+    diff_id: Digest,
+    place: Temporary,
+    pieces: Pieces,
+    limit: u64,
+) -> Result<Unpacked, UnpackError> {
+    let mut tree = Tree::open(place.path())?;
     let mut inflated = Inflated::new(pieces, limit).map_err(UnpackError::from_read)?;
     let extracted = extract(&mut inflated, &mut tree);
     match &extracted {

@@ -136,7 +136,7 @@ fn a_volume_without_layers_is_empty_and_read_only() {
 fn a_missing_layer_is_an_error_that_names_the_target() {
     let place = Place::new();
     let dirs = place.dirs();
-    let layers = [place.dir.path().join("absent/layer"), place.layer("only", &[])];
+    let layers = [place.layer("only", &[]), place.dir.path().join("absent/layer")];
     let error = mount(&layers, &dirs, &RootfsOptions::default()).expect_err("no such layer");
     assert!(error.to_string().contains("target"), "{error}");
 }
