@@ -3,7 +3,9 @@
 #![allow(unsafe_code)]
 
 pub mod foreign;
+pub mod in_root;
 pub mod namespaces;
+pub mod overlay;
 pub mod pass_fds;
 pub mod pidfd;
 pub mod real_path;

@@ -1,0 +1,171 @@
+//! One layer of one pull: from a registry into the store, without a file in between.
+//!
+//! Pieces go from the network through a short queue to a thread that unpacks them. A layer is
+//! fetched once however many pulls want it: they take turns by chain id, and whoever comes second
+//! finds it committed, or does it over if the first one failed.
+//!
+//! RACE: a pull that holds the turn of a layer waits for the layer below, whose turn another pull
+//! may hold. That one waits for a layer further below, and so on to the bottom, which waits for
+//! nobody; so there is no circle. No share of a bound (registry, thread) is held while waiting.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, mpsc, oneshot};
+use tracing::warn;
+
+use super::ImageError;
+use super::digest::Digest;
+use super::manifest::Descriptor;
+use super::registry::Registry;
+use super::store::{Store, lock};
+use super::unpack::{UnpackError, Unpacked, unpack};
+use crate::error::chain;
+
+/// Layers that are unpacked at a time, from all registries together: each has a thread, a queue
+/// and a decoder with up to 128 MiB of window.
+const MAX_THREADS: usize = 12;
+
+/// Pieces between the network and the thread: enough to never wait for each other over a short
+/// pause, little enough to be no buffer.
+const QUEUE: usize = 8;
+
+/// A layer of a manifest.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub blob: Descriptor,
+    pub diff_id: Digest,
+    pub chain: Digest,
+    /// Chain ids below it, bottom first.
+    pub below: Vec<Digest>,
+}
+
+/// Fetches layers.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    store: Arc<Store>,
+    turns: Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>,
+    threads: Semaphore,
+}
+
+impl Fetcher {
+    /// Into this store.
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        Self { store, turns: Mutex::default(), threads: Semaphore::new(MAX_THREADS) }
+    }
+
+    /// Sees to it that a layer is committed. `below_done` tells when the one below it is; the
+    /// bottom one has none.
+    pub(super) async fn ensure(
+        &self,
+        reference: &str,
+        wanted: Wanted,
+        sources: &[Registry],
+        below_done: Option<oneshot::Receiver<()>>,
+    ) -> Result<(), ImageError> {
+        if self.store.has_layer(&wanted.chain) {
+            return Ok(());
+        }
+        let turn = self.turn(wanted.chain).await;
+        if self.store.has_layer(&wanted.chain) {
+            return Ok(());
+        }
+        let unpacked = self.fetch(reference, &wanted, sources).await?;
+        if let Some(below_done) = below_done {
+            // The sender goes without a word only if its layer failed, and the pull with it.
+            below_done.await.map_err(|_| ImageError::Panicked)?;
+        }
+        let store = Arc::clone(&self.store);
+        let commit = move || {
+            // Kept to the end even if the pull is given up meanwhile.
+            let _turn = turn;
+            store.commit_layer(unpacked, wanted.chain, &wanted.below)
+        };
+        let committed = tokio::task::spawn_blocking(commit).await;
+        Ok(committed.map_err(|_| ImageError::Panicked)??)
+    }
+
+    async fn turn(&self, chain: Digest) -> OwnedMutexGuard<()> {
+        let mutex = {
+            let mut turns = lock(&self.turns);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            let mutex = turns.get(&chain).and_then(Weak::upgrade).unwrap_or_default();
+            turns.insert(chain, Arc::downgrade(&mutex));
+            mutex
+        };
+        mutex.lock_owned().await
+    }
+
+    /// From the first source that has it right.
+    async fn fetch(
+        &self,
+        reference: &str,
+        wanted: &Wanted,
+        sources: &[Registry],
+    ) -> Result<Unpacked, ImageError> {
+        // The semaphore is never closed, so this cannot fail.
+        let _thread = self.threads.acquire().await;
+        let mut sources = sources.iter().peekable();
+        while let Some(source) = sources.next() {
+            let error = match self.fetch_from(reference, wanted, source).await {
+                Ok(unpacked) => return Ok(unpacked),
+                Err(error) => error,
+            };
+            // Right bytes that cannot be unpacked are no better elsewhere.
+            let elsewhere = matches!(
+                error,
+                ImageError::Unavailable { .. }
+                    | ImageError::Registry { .. }
+                    | ImageError::Unpack { source: UnpackError::Digest { .. }, .. }
+            );
+            if !elsewhere || sources.peek().is_none() {
+                return Err(error);
+            }
+            warn!(host = source.host(), layer = %wanted.blob.digest, error = %chain(&error),
+                "mirror is passed over");
+        }
+        Err(ImageError::Panicked)
+    }
+
+    async fn fetch_from(
+        &self,
+        reference: &str,
+        wanted: &Wanted,
+        source: &Registry,
+    ) -> Result<Unpacked, ImageError> {
+        let unpack_failed = |source| {
+            let (reference, layer) = (reference.to_owned(), wanted.blob.digest);
+            ImageError::Unpack { reference, layer, source }
+        };
+        let (pieces, queue) = mpsc::channel(QUEUE);
+        let (result, done) = oneshot::channel();
+        let (store, blob, diff_id) = (Arc::clone(&self.store), wanted.blob, wanted.diff_id);
+        let work = move || {
+            let unpacked = store
+                .temporary()
+                .map_err(Failure::Store)
+                .and_then(|place| unpack(blob, diff_id, place, queue).map_err(Failure::Unpack));
+            // Nobody waits if the pull was given up; the layer discards itself.
+            result.send(unpacked).ok();
+        };
+        std::thread::Builder::new()
+            .name("unpack".into())
+            .spawn(work)
+            .map_err(|source| unpack_failed(UnpackError::Thread(source)))?;
+        let sent = source.blob(blob, &pieces).await;
+        drop(pieces);
+        let unpacked = done.await.map_err(|_| ImageError::Panicked)?;
+        // If the transfer failed, that is why unpacking did.
+        sent.map_err(|error| ImageError::registry(&reference, error))?;
+        unpacked.map_err(|failure| match failure {
+            Failure::Store(error) => error.into(),
+            Failure::Unpack(error) => unpack_failed(error),
+        })
+    }
+}
+
+/// Why the thread has no layer.
+enum Failure {
+    Store(super::store::StoreError),
+    Unpack(UnpackError),
+}
