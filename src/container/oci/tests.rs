@@ -1,1 +1,1 @@
-//! Tests
+//! Placeholder.
