@@ -1,0 +1,27 @@
+//! The real crictl, pointed at one node.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::layout;
+use crate::program::{Said, run};
+
+/// Seconds that crictl waits for an answer.
+const PATIENCE: u32 = 60;
+
+/// Runs `crictl ARGS` against the daemon that listens on `socket`.
+///
+/// # Errors
+/// If crictl is missing or hangs; a failing crictl is no error.
+pub fn crictl(socket: &Path, args: &[&str]) -> Result<Said> {
+    let endpoint = format!("unix://{}", socket.display());
+    let mut command = Command::new(layout::tool("crictl")?);
+    command
+        // A configuration of the machine's own must not steer us; this file never exists.
+        .args(["--config", "/dev/null", "--timeout", &format!("{PATIENCE}s")])
+        .args(["--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint])
+        .args(args);
+    run(&mut command).with_context(|| format!("crictl {}", args.join(" ")))
+}

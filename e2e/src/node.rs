@@ -1,0 +1,399 @@
+//! One daemon with directories, a network and a control group that nothing else on the machine
+//! uses. Dropping it removes all of that, whatever state the daemon is in.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use crisol::cri::pb;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::cri::Cri;
+use crate::crictl::crictl;
+use crate::program::{Program, Said, tail};
+use crate::traces::Traces;
+use crate::wait::eventually;
+use crate::{host, layout};
+
+pub mod sweep;
+
+use sweep::{Names, Remains};
+
+/// How long a daemon may take until it answers Version and Status.
+const START: Duration = Duration::from_secs(15);
+/// How long a daemon may take to end after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(30);
+/// Networks 10.88.1.0/24 to 10.88.250.0/24 are ours to take.
+const NETWORKS: std::ops::RangeInclusive<u8> = 1..=250;
+/// Lines of a daemon's log that a failed test shows.
+const SHOWN: usize = 60;
+
+/// What a node is made with.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Registries (`host:port`) that are spoken to without TLS.
+    pub insecure: Vec<String>,
+    /// The handler for requests that name none; empty = runc.
+    pub default_handler: String,
+    /// Text appended to the configuration, e.g. a table of its own.
+    pub config: String,
+    /// Environment of the daemon.
+    pub env: Vec<(String, String)>,
+    /// Start without any CNI configuration.
+    pub no_network: bool,
+}
+
+/// A running (or killed) daemon and everything that belongs to it.
+#[derive(Debug)]
+pub struct Node {
+    options: Options,
+    remains: Remains,
+    names: Names,
+    daemon: Option<Program>,
+    cri: Cri,
+    // Dropped last, in this order: the directory, then the right to the network's number.
+    dir: TempDir,
+    _number: Flock<fs::File>,
+}
+
+/// The ends of the logs of nodes that were dropped since this was last emptied.
+static LAST_WORDS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Takes the ends of the logs of all nodes dropped since the last call.
+pub fn take_last_words() -> Vec<String> {
+    LAST_WORDS.lock().map(|mut words| std::mem::take(&mut *words)).unwrap_or_default()
+}
+
+impl Node {
+    /// Makes the directories and the configuration, starts the daemon and waits until it is ready.
+    ///
+    /// # Errors
+    /// If the daemon does not become ready; its log is in the error.
+    pub fn start(options: Options) -> Result<Self> {
+        let mut node = Self::prepare(options)?;
+        node.spawn()?;
+        Ok(node)
+    }
+
+    /// Everything but the daemon itself.
+    ///
+    /// # Errors
+    /// If the directories cannot be made or no network is free.
+    pub fn prepare(options: Options) -> Result<Self> {
+        let (number, lock) = take_number()?;
+        let dir = tempfile::Builder::new().prefix("crisol-e2e-").tempdir()?;
+        let names =
+            Names { bridge: format!("crisol{number}"), cgroup: format!("/crisol-e2e-{number}") };
+        let remains = Remains { dir: dir.path().to_owned(), names: Some(names.clone()) };
+        sweep::remember(&remains);
+        let cri = Cri::new(&dir.path().join("state/crisol.sock"))?;
+        let node = Self { options, remains, names, daemon: None, cri, dir, _number: lock };
+        for name in ["root", "state", "net.d", "logs"] {
+            fs::create_dir(node.dir().join(name))?;
+        }
+        if !node.options.no_network {
+            node.write_network(number)?;
+        }
+        node.write_config()?;
+        Ok(node)
+    }
+
+    fn write_network(&self, number: u8) -> Result<()> {
+        let name = self.network();
+        let ipam = self.dir().join("ipam");
+        let conf = serde_json::json!({
+            "cniVersion": "1.0.0",
+            "name": name,
+            "plugins": [
+                {
+                    "type": "bridge",
+                    "bridge": name,
+                    "isGateway": true,
+                    "ipMasq": true,
+                    "ipam": {
+                        "type": "host-local",
+                        "dataDir": ipam,
+                        "ranges": [[{ "subnet": format!("10.88.{number}.0/24") }]],
+                        "routes": [{ "dst": "0.0.0.0/0" }],
+                    },
+                },
+                { "type": "portmap", "capabilities": { "portMappings": true } },
+            ],
+        });
+        fs::write(self.network_file(), serde_json::to_vec_pretty(&conf)?)?;
+        Ok(())
+    }
+
+    fn write_config(&self) -> Result<()> {
+        let dir = self.dir().display();
+        let monitor = layout::monitor()?;
+        let default = match self.options.default_handler.as_str() {
+            "" => "runc",
+            name => name,
+        };
+        let text = format!(
+            r#"root = "{dir}/root"
+state = "{dir}/state"
+
+[cri]
+listen = "{dir}/state/crisol.sock"
+
+[stream]
+address = "127.0.0.1"
+port = 0
+
+[network]
+conf_dir = "{dir}/net.d"
+plugin_dirs = ["/usr/lib/cni"]
+
+[cgroup]
+driver = "cgroupfs"
+
+[image]
+registries_conf = "{dir}/registries.conf"
+policy = "{dir}/policy.json"
+
+[runtime]
+default_handler = "{default}"
+monitor = "{monitor}"
+
+[runtime.handlers.runc]
+type = "oci"
+path = "/usr/sbin/runc"
+
+[runtime.handlers.crun]
+type = "oci"
+path = "/usr/bin/crun"
+
+[log]
+level = "info,crisol=debug"
+
+{more}"#,
+            monitor = monitor.display(),
+            more = self.options.config,
+        );
+        fs::write(self.config_file(), text)?;
+        let registries: String = self
+            .options
+            .insecure
+            .iter()
+            .map(|address| format!("[[registry]]\nlocation = \"{address}\"\ninsecure = true\n\n"))
+            .collect();
+        fs::write(self.dir().join("registries.conf"), registries)?;
+        let policy = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+        fs::write(self.dir().join("policy.json"), policy)?;
+        Ok(())
+    }
+
+    /// A command that runs the daemon's program with this node's configuration.
+    ///
+    /// # Errors
+    /// If the daemon has not been built.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(layout::daemon()?);
+        command.args(arguments).arg("--config").arg(self.config_file());
+        command.envs(self.options.env.iter().map(|(name, value)| (name, value)));
+        Ok(command)
+    }
+
+    /// Starts the daemon and waits until it answers Version and Status.
+    ///
+    /// # Errors
+    /// If it ends or does not answer in time; the end of its log is in the error.
+    pub fn spawn(&mut self) -> Result<()> {
+        ensure!(self.daemon.is_none(), "the daemon runs already");
+        let mut daemon = Program::start(&mut self.command(&["serve"])?, &self.log_file())?;
+        let ready = eventually("daemon ready", START, || {
+            daemon.ensure_running()?;
+            self.cri.version_rpc(pb::VersionRequest::default())?;
+            self.cri.status_rpc(pb::StatusRequest { verbose: false })?;
+            Ok(())
+        });
+        let printed = daemon.printed();
+        self.daemon = Some(daemon);
+        ready.with_context(|| format!("the log ends:\n{}", tail(&printed, SHOWN)))
+    }
+
+    /// Kills the daemon with SIGKILL; pods go on.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill9(&mut self) -> Result<()> {
+        let daemon = self.daemon.take().context("the daemon does not run")?;
+        drop(daemon); // kills and waits
+        Ok(())
+    }
+
+    /// Asks the daemon to end and waits for it.
+    ///
+    /// # Errors
+    /// If it does not end in time or reports a failure.
+    pub fn terminate(&mut self) -> Result<()> {
+        let mut daemon = self.daemon.take().context("the daemon does not run")?;
+        daemon.signal(Signal::SIGTERM)?;
+        let status = daemon.wait(DRAIN).context("drain after SIGTERM")?;
+        ensure!(status.success(), "the daemon ended with {status} after SIGTERM");
+        Ok(())
+    }
+
+    /// Kills the daemon and starts it again.
+    ///
+    /// # Errors
+    /// As [`Node::spawn`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill9()?;
+        self.spawn()
+    }
+
+    /// The daemon's process id.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.daemon.as_ref().context("the daemon does not run")?.pid())
+    }
+
+    /// The client.
+    pub fn cri(&self) -> &Cri {
+        &self.cri
+    }
+
+    /// Runs crictl; standard output if it succeeds.
+    ///
+    /// # Errors
+    /// If crictl fails, with what it said.
+    pub fn crictl(&self, args: &[&str]) -> Result<String> {
+        self.try_crictl(args)?.ok().with_context(|| format!("crictl {}", args.join(" ")))
+    }
+
+    /// Runs crictl, whatever comes of it.
+    ///
+    /// # Errors
+    /// If crictl is missing or hangs.
+    pub fn try_crictl(&self, args: &[&str]) -> Result<Said> {
+        crictl(&self.socket(), args)
+    }
+
+    /// Stops and removes every pod.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub fn remove_all_pods(&self) -> Result<()> {
+        let pods = self.cri.pods()?;
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                pods.iter().map(|pod| scope.spawn(|| self.cri.drop_pod(&pod.id))).collect();
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        for result in results {
+            match result {
+                Ok(result) => result?,
+                Err(_) => bail!("a thread that removed a pod panicked"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What of this node is on the machine now.
+    pub fn traces(&self) -> Traces {
+        Traces::of(self.dir(), &self.names, self.daemon.as_ref().map(Program::pid))
+    }
+
+    /// The node's directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The daemon's durable directory.
+    pub fn root(&self) -> PathBuf {
+        self.dir().join("root")
+    }
+
+    /// The daemon's volatile directory.
+    pub fn state(&self) -> PathBuf {
+        self.dir().join("state")
+    }
+
+    /// Where pods have their logs.
+    pub fn log_dir(&self) -> PathBuf {
+        self.dir().join("logs")
+    }
+
+    /// The daemon's own log.
+    pub fn log_file(&self) -> PathBuf {
+        self.dir().join("daemon.log")
+    }
+
+    /// The daemon's configuration.
+    pub fn config_file(&self) -> PathBuf {
+        self.dir().join("crisol.toml")
+    }
+
+    /// The CRI socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir().join("state/crisol.sock")
+    }
+
+    /// The CNI configuration.
+    pub fn network_file(&self) -> PathBuf {
+        self.dir().join("net.d/10-crisol.conflist")
+    }
+
+    /// Name of the CNI network and of its bridge.
+    pub fn network(&self) -> &str {
+        &self.names.bridge
+    }
+
+    /// The pods' parent control group.
+    pub fn cgroup(&self) -> &str {
+        &self.names.cgroup
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The polite way first: it is what leaves no address, rule or mount to sweep.
+        if self.daemon.is_some() {
+            self.remove_all_pods().ok();
+        }
+        self.terminate().ok();
+        let log = fs::read(self.log_file()).unwrap_or_default();
+        let end = tail(&String::from_utf8_lossy(&log), SHOWN);
+        if let Ok(mut words) = LAST_WORDS.lock() {
+            words.push(format!("{}:\n{end}", self.log_file().display()));
+        }
+        self.remains.sweep();
+    }
+}
+
+/// A number that no other node on this machine has, and the lock that keeps it.
+fn take_number() -> Result<(u8, Flock<fs::File>)> {
+    let locks = Path::new("/run/lock");
+    fs::create_dir_all(locks)?;
+    for number in NETWORKS {
+        let file = locks.join(format!("crisol-e2e-{number}"));
+        let file = fs::File::options().create(true).truncate(false).write(true).open(file)?;
+        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
+        let taken = Path::new("/sys/class/net").join(format!("crisol{number}")).exists()
+            || !host::cgroup_dirs(&format!("/crisol-e2e-{number}")).is_empty();
+        if !taken {
+            return Ok((number, lock));
+        }
+    }
+    bail!("no network 10.88.N.0/24 is free")
+}
+
+/// The first address of a pod's network status.
+///
+/// # Errors
+/// If it has none.
+pub fn address(pod: &pb::PodSandboxStatus) -> Result<Ipv4Addr> {
+    let network = pod.network.as_ref().context("the pod has no network status")?;
+    network.ip.parse().with_context(|| format!("pod address {:?}", network.ip))
+}

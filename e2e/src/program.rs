@@ -1,0 +1,171 @@
+//! Other programs: run to the end with a deadline, or kept running until dropped.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::wait::eventually;
+
+/// Longest time any program of the harness may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What a finished program said.
+#[derive(Debug)]
+pub struct Said {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Said {
+    /// Standard output of a program that succeeded.
+    ///
+    /// # Errors
+    /// If it did not, with everything it said.
+    pub fn ok(self) -> Result<String> {
+        ensure!(self.status.success(), "{}: {}{}", self.status, self.stdout, self.stderr);
+        Ok(self.stdout)
+    }
+}
+
+/// Runs `command` to its end without standard input.
+///
+/// # Errors
+/// If it cannot be started or takes longer than two minutes; a failing exit is no error.
+pub fn run(command: &mut Command) -> Result<Said> {
+    let shown = format!("{command:?}");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {shown}"))?;
+    let stdout = collect(child.stdout.take());
+    let stderr = collect(child.stderr.take());
+    let status = match wait(&mut child, LIMIT) {
+        Ok(status) => status,
+        Err(error) => {
+            child.kill().ok();
+            child.wait().ok();
+            return Err(error.context(shown));
+        }
+    };
+    let text = |reader: thread::JoinHandle<Vec<u8>>| {
+        let bytes = reader.join().unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    Ok(Said { status, stdout: text(stdout), stderr: text(stderr) })
+}
+
+/// Standard output of a program that must succeed: `output("ip", ["link"])`.
+///
+/// # Errors
+/// If it cannot be started or fails.
+pub fn output<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Result<String> {
+    let mut command = Command::new(program);
+    command.args(args);
+    run(&mut command)?.ok().with_context(|| format!("{command:?}"))
+}
+
+fn collect(from: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut from) = from {
+            from.read_to_end(&mut bytes).ok();
+        }
+        bytes
+    })
+}
+
+fn wait(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
+    eventually("end of the program", limit, || child.try_wait()?.context("still running"))
+}
+
+/// A program in the background; killed and waited for when dropped.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Starts `command` with both outputs appended to `log`.
+    ///
+    /// # Errors
+    /// If it or the log cannot be started.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log)?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("start {command:?}"))?;
+        Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed so far, by all programs that share the log.
+    pub fn printed(&self) -> String {
+        std::fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// An error if it has ended by itself.
+    ///
+    /// # Errors
+    /// With its exit status and the end of its log.
+    pub fn ensure_running(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("ended with {status}:\n{}", tail(&self.printed(), 20));
+        }
+        Ok(())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, signal).with_context(|| format!("signal {signal} to {pid}"))
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Errors
+    /// If that takes longer than `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        wait(&mut self.child, limit)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Both fail only when it has been waited for already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The last `lines` lines of `text`.
+pub fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

@@ -1,0 +1,124 @@
+//! A real registry on loopback that holds the test images of `images/`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::layout;
+use crate::node::sweep::{self, Remains};
+use crate::program::{Program, output, run};
+use crate::wait::eventually;
+
+/// How long the registry may take to listen.
+const START: Duration = Duration::from_secs(10);
+
+/// `user` and `secret` for a registry with a password, as htpasswd -B writes it.
+const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+
+/// Who may come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    Open,
+    /// `user` with password `secret` (HTTP basic).
+    Password,
+}
+
+/// A docker-registry with its storage in a directory of its own.
+#[derive(Debug)]
+pub struct Registry {
+    _program: Program,
+    address: String,
+    remains: Remains,
+}
+
+impl Registry {
+    /// Starts one below `dir` on a free port of loopback.
+    ///
+    /// # Errors
+    /// If docker-registry cannot be started.
+    pub fn start(dir: &Path, access: Access) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let remains = Remains { dir: dir.to_owned(), names: None };
+        sweep::remember(&remains);
+        let mut config = format!(
+            "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '127.0.0.1:0'}}\n\
+             storage: {{filesystem: {{rootdirectory: '{}'}}}}\n",
+            dir.join("storage").display()
+        );
+        if access == Access::Password {
+            let file = dir.join("htpasswd");
+            fs::write(&file, HTPASSWD)?;
+            config += &format!("auth: {{htpasswd: {{realm: test, path: '{}'}}}}\n", file.display());
+        }
+        let file = dir.join("config.yml");
+        fs::write(&file, config)?;
+        let mut command = Command::new("docker-registry");
+        let mut program =
+            Program::start(command.arg("serve").arg(&file), &dir.join("registry.log"))?;
+        let address = eventually("registry listens", START, || {
+            program.ensure_running()?;
+            let log = program.printed();
+            let (_, rest) = log.split_once("listening on ").context("no address printed")?;
+            let end = rest.find(['"', ' ', ',']).context("half a line")?;
+            Ok(rest[..end].to_owned())
+        })?;
+        Ok(Self { _program: program, address, remains })
+    }
+
+    /// Builds the test images and pushes them.
+    ///
+    /// # Errors
+    /// If a tool is missing or fails.
+    pub fn seed(&self) -> Result<()> {
+        let layout = self.remains.dir.join("layout");
+        let busybox = layout::tool("busybox")?;
+        let mut build = Command::new(layout::source("images/build.sh"));
+        run(build.arg(busybox).arg(&layout))?.ok().context("build the test images")?;
+        let mut push = Command::new(layout::source("images/push.sh"));
+        run(push.arg(&layout).arg(&self.address))?.ok().context("push the test images")?;
+        Ok(())
+    }
+
+    /// Copies one image of `from` into this registry, with the password if it wants one.
+    ///
+    /// # Errors
+    /// If skopeo fails.
+    pub fn copy_from(&self, from: &Self, image: &str) -> Result<()> {
+        let source = format!("docker://{}", from.image(image));
+        let target = format!("docker://{}", self.image(image));
+        output(
+            "skopeo",
+            [
+                "copy",
+                "--quiet",
+                "--insecure-policy",
+                "--src-tls-verify=false",
+                "--dest-tls-verify=false",
+                "--dest-creds=user:secret",
+                &source,
+                &target,
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// Its `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Full reference of one of its images: `busybox:latest`, `user:latest`, …
+    pub fn image(&self, name: &str) -> String {
+        format!("{}/{name}", self.address)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.remains.sweep();
+    }
+}

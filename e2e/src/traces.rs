@@ -1,0 +1,136 @@
+//! Everything one node has on the machine at a moment, as lines that can be compared: the leak
+//! check. Each line names a kind and a thing, so the difference of two snapshots is the report.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::host;
+use crate::node::sweep::{Names, rules};
+use crate::wait::eventually;
+
+/// How long clean-up behind an answered request may take. tokio keeps idle threads for ten seconds.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// Files that come with use and stay: no object's, so no leak.
+const LASTING: [&str; 4] = ["lock", "last_reserved_ip.0", "images", "cni"];
+
+/// One snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traces {
+    /// Things by kind and name.
+    pub things: BTreeSet<String>,
+    /// Open descriptors of the daemon, by what they lead to.
+    pub descriptors: Vec<String>,
+    /// Threads of the daemon.
+    pub threads: usize,
+}
+
+impl Traces {
+    /// What of the node in `dir` is on the machine now.
+    pub(crate) fn of(dir: &Path, names: &Names, daemon: Option<u32>) -> Self {
+        let mut things = BTreeSet::new();
+        let mut note = |kind: &str, what: String| things.insert(format!("{kind}: {what}"));
+        for point in host::mounts_below(dir) {
+            note("mount", point.display().to_string());
+        }
+        for group in host::cgroup_dirs(&names.cgroup) {
+            note("cgroup", group.display().to_string());
+        }
+        for process in host::processes_of(dir, Some(&names.cgroup)) {
+            if Some(process.pid) != daemon {
+                note("process", format!("{} {}", process.pid, process.command));
+            }
+        }
+        for port in host::entries(&Path::new("/sys/class/net").join(&names.bridge).join("brif")) {
+            note("veth", port);
+        }
+        for rule in rules(&names.bridge) {
+            note("rule", rule);
+        }
+        for name in host::entries(&dir.join("ipam").join(&names.bridge)) {
+            if !LASTING.contains(&name.as_str()) {
+                note("address", name);
+            }
+        }
+        for top in ["root", "state"] {
+            for file in host::files_below(&dir.join(top)) {
+                let first = file.iter().next().unwrap_or_default().to_string_lossy();
+                if !LASTING.contains(&first.as_ref()) {
+                    note("file", format!("{top}/{}", file.display()));
+                }
+            }
+        }
+        for file in host::files_below(&dir.join("root/cni")) {
+            // libcni's format: results/NETWORK-CONTAINER-INTERFACE.
+            if file.starts_with("results") && file.iter().count() > 1 {
+                note("file", format!("root/cni/{}", file.display()));
+            }
+        }
+        if let Some(pid) = daemon {
+            for n in 0..host::zombies_of(pid) {
+                note("zombie", n.to_string());
+            }
+        }
+        Self {
+            things,
+            descriptors: daemon.map(host::descriptors).unwrap_or_default(),
+            threads: daemon.map_or(0, host::threads),
+        }
+    }
+
+    /// What this snapshot has and `before` had not.
+    pub fn since(&self, before: &Self) -> Vec<String> {
+        let mut more: Vec<String> = self.things.difference(&before.things).cloned().collect();
+        if self.descriptors.len() > before.descriptors.len() {
+            let mut old = before.descriptors.clone();
+            for target in &self.descriptors {
+                // Numbers in socket:[123] differ each time: kinds are compared, not names.
+                match old.iter().position(|known| kind(known) == kind(target)) {
+                    Some(at) => drop(old.swap_remove(at)),
+                    None => more.push(format!("descriptor: {target}")),
+                }
+            }
+        }
+        if self.threads > before.threads {
+            more.push(format!("threads: {} instead of {}", self.threads, before.threads));
+        }
+        more
+    }
+}
+
+/// Waits until nothing is there that was not there `before`.
+///
+/// # Errors
+/// With the list of what stays.
+pub fn ensure_nothing_new(before: &Traces, now: impl Fn() -> Traces) -> Result<()> {
+    eventually("everything cleaned up", SETTLE, || {
+        let more = now().since(before);
+        ensure!(more.is_empty(), "{} left over:\n  {}", more.len(), more.join("\n  "));
+        Ok(())
+    })
+}
+
+fn kind(target: &str) -> &str {
+    target.split('[').next().unwrap_or(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn traces(descriptors: &[&str]) -> Traces {
+        let descriptors = descriptors.iter().map(|&name| name.to_owned()).collect();
+        Traces { descriptors, ..Traces::default() }
+    }
+
+    #[test]
+    fn one_more_socket_is_found_among_renumbered_ones() {
+        let before = traces(&["socket:[1]", "/log", "pipe:[2]"]);
+        assert!(traces(&["socket:[7]", "/log", "pipe:[9]"]).since(&before).is_empty());
+        let more = traces(&["socket:[7]", "socket:[8]", "/log", "pipe:[9]"]).since(&before);
+        assert_eq!(more, ["descriptor: socket:[8]"]);
+    }
+}

@@ -1,0 +1,270 @@
+//! Identity, privileges and mounts as a container itself sees them.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use crisol::cri::pb;
+use e2e::node::Node;
+use e2e::request::{self, security};
+use e2e::runner::Fixture;
+
+use crate::support::{add, exec, output, pid, run, run_in, shell};
+
+/// CapEff of the default set: the fourteen capabilities that OCI runtimes have always given.
+const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
+
+/// A line `Name:\tvalue` of /proc/self/status.
+fn field<'a>(lines: &'a [String], name: &str) -> Result<&'a str> {
+    let line = lines.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(line.with_context(|| format!("no {name} in {lines:?}"))?.trim())
+}
+
+fn hex(lines: &[String], name: &str) -> Result<u64> {
+    Ok(u64::from_str_radix(field(lines, name)?, 16)?)
+}
+
+pub fn the_default_is_confined(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let lines = shell(&node, &image, "cat /proc/self/status")?;
+    let effective = hex(&lines, "CapEff")?;
+    ensure!(effective & !DEFAULT_CAPABILITIES == 0, "CapEff {effective:x}");
+    ensure!(hex(&lines, "CapInh")? == 0 && hex(&lines, "CapAmb")? == 0);
+    ensure!(hex(&lines, "CapBnd")? == effective);
+
+    let look = "cat /proc/timer_list /proc/keys 2>/dev/null | wc -c; ls /sys/firmware | wc -l; \
+                (echo 0 >/proc/sys/kernel/panic) 2>/dev/null && echo writable; \
+                (mkdir /sys/fs/cgroup/x) 2>/dev/null && echo writable; \
+                (echo 1 >/sys/kernel/mm/ksm/run) 2>/dev/null && echo writable; \
+                (: </dev/mem) 2>/dev/null && echo memory; \
+                ls /dev | sort | tr '\\n' ' '; cat /proc/1/comm; exit 0";
+    let lines = shell(&node, &image, look)?;
+    ensure!(lines[0] == "0" && lines[1] == "0", "masked paths show something: {lines:?}");
+    ensure!(lines.len() == 4, "{lines:?}");
+    let devices =
+        "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero ";
+    ensure!(lines[2].replace("console ", "") == devices, "{:?}", lines[2]);
+    ensure!(lines[3] == "sh", "the container's own process is its first");
+
+    let mut unmasked = request::shell("unmasked", &image, "ls /sys/firmware | wc -l; exit 0");
+    security(&mut unmasked).masked_paths = vec!["/proc/acpi".to_owned()];
+    let masked = request::shell("masked", &image, "cat /etc/passwd | wc -c");
+    let mut masked = masked;
+    security(&mut masked).masked_paths = vec!["/etc/passwd".to_owned()];
+    security(&mut masked).readonly_paths = vec!["/tmp".to_owned()];
+    ensure!(output(&node, masked)? == ["0"]);
+    output(&node, unmasked)?;
+
+    let mut privileged = request::shell("privileged", &image, "cat /proc/self/status; ls /dev/mem");
+    security(&mut privileged).privileged = true;
+    let mut pod_config = request::host_network_pod(&node, "privileged");
+    pod_config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged =
+        true;
+    let running = run_in(&node, pod_config, privileged)?;
+    crate::support::ended(&node, &running.id)?;
+    let ours = fs::read_to_string("/proc/self/status")?;
+    let ours: Vec<String> = ours.lines().map(str::to_owned).collect();
+    ensure!(hex(&running.printed()?, "CapEff")? == hex(&ours, "CapEff")?);
+    Ok(())
+}
+
+pub fn seccomp_filters_when_asked(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    // unshare(1) of a user namespace is refused by the default filter and by nothing else here.
+    let line =
+        "grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status; unshare -U true && echo made; exit 0";
+    let with = |kind: pb::security_profile::ProfileType, path: &str| {
+        let mut config = request::shell("c", &image, line);
+        security(&mut config).seccomp =
+            Some(pb::SecurityProfile { profile_type: kind.into(), localhost_ref: path.to_owned() });
+        output(&node, config)
+    };
+    let lines = with(pb::security_profile::ProfileType::RuntimeDefault, "")?;
+    ensure!(field(&lines, "Seccomp")? == "2", "{lines:?}");
+    ensure!(!lines.contains(&"made".to_owned()), "{lines:?}");
+    let lines = with(pb::security_profile::ProfileType::Unconfined, "")?;
+    ensure!(field(&lines, "Seccomp")? == "0", "{lines:?}");
+    // CRI: nil is unconfined.
+    let lines = output(&node, request::shell("nil", &image, line))?;
+    ensure!(field(&lines, "Seccomp")? == "0", "{lines:?}");
+    ensure!(field(&lines, "NoNewPrivs")? == "0", "{lines:?}");
+
+    let profile = fixture.dir().join("no-mkdir.json");
+    let rule = serde_json::json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO" }],
+    });
+    fs::write(&profile, serde_json::to_vec(&rule)?)?;
+    let mut config = request::shell("local", &image, "mkdir /tmp/x || echo refused");
+    security(&mut config).seccomp = Some(pb::SecurityProfile {
+        profile_type: pb::security_profile::ProfileType::Localhost.into(),
+        localhost_ref: profile.display().to_string(),
+    });
+    ensure!(output(&node, config)? == ["refused"]);
+    let mut config = request::shell("nnp", &image, line);
+    security(&mut config).no_new_privs = true;
+    ensure!(field(&output(&node, config)?, "NoNewPrivs")? == "1");
+    Ok(())
+}
+
+pub fn capabilities_are_as_asked(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let with = |add: &[&str], drop: &[&str]| {
+        let mut config = request::shell("c", &image, "cat /proc/self/status");
+        let words = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect();
+        security(&mut config).capabilities = Some(pb::Capability {
+            add_capabilities: words(add),
+            drop_capabilities: words(drop),
+            ..pb::Capability::default()
+        });
+        hex(&output(&node, config)?, "CapEff")
+    };
+    let (net_admin, sys_time, chown) = (1 << 12, 1 << 25, 1);
+    let effective = with(&["NET_ADMIN", "CAP_SYS_TIME"], &["CHOWN"])?;
+    ensure!(effective & (net_admin | sys_time) == net_admin | sys_time, "{effective:x}");
+    ensure!(effective & chown == 0, "{effective:x}");
+    ensure!(with(&[], &["ALL"])? == 0);
+    ensure!(with(&["NET_ADMIN"], &["ALL"])? == net_admin);
+    ensure!(with(&["ALL"], &["NET_ADMIN"])? & (net_admin | sys_time) == sys_time);
+    Ok(())
+}
+
+pub fn users_come_by_number_name_and_image(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let busybox = fixture.busybox(&node)?;
+    let user = fixture.image("user:latest");
+    node.cri().pull(&user)?;
+    let id =
+        |config: pb::ContainerConfig| -> Result<String> { Ok(output(&node, config)?.remove(0)) };
+    let line = "echo $(id -u):$(id -g):$(id -G) $(pwd) $GREETING $HOME";
+
+    // The image's own: USER app, its groups, WORKDIR, ENV; HOME from its passwd.
+    let said = id(request::shell("image", &user, line))?;
+    ensure!(said == "1000:1000:1000 1500 /home/app hello /home/app", "{said:?}");
+    let mut whole = request::container("whole", &user, &[]);
+    whole.command.clear();
+    ensure!(output(&node, whole.clone())? == ["from image"]);
+    whole.args = vec!["else".to_owned()];
+    ensure!(output(&node, whole)? == ["else"], "args replace CMD and keep ENTRYPOINT");
+
+    let mut number = request::shell("number", &busybox, line);
+    security(&mut number).run_as_user = Some(pb::Int64Value { value: 4321 });
+    security(&mut number).run_as_group = Some(pb::Int64Value { value: 1234 });
+    security(&mut number).supplemental_groups = vec![77, 88];
+    let said = id(number)?;
+    ensure!(said.starts_with("4321:1234:1234 77 88 /"), "{said:?}");
+
+    let named = |policy: pb::SupplementalGroupsPolicy| {
+        let mut config = request::shell("named", &busybox, line);
+        security(&mut config).run_as_username = "app".to_owned();
+        security(&mut config).supplemental_groups = vec![77];
+        security(&mut config).supplemental_groups_policy = policy.into();
+        id(config)
+    };
+    let said = named(pb::SupplementalGroupsPolicy::Merge)?;
+    let groups: Vec<&str> = said.split([':', ' ']).skip(2).take(3).collect();
+    ensure!(said.starts_with("1000:1000:1000 "), "{said:?}");
+    ensure!(groups.contains(&"77") && groups.contains(&"1500"), "{said:?}");
+    let said = named(pb::SupplementalGroupsPolicy::Strict)?;
+    ensure!(said.starts_with("1000:1000:1000 77 /"), "{said:?}");
+
+    let mut config = request::shell("env", &busybox, "echo $A-$B; pwd");
+    config.working_dir = "/made/here".to_owned();
+    let env = |key: &str, value: &str| pb::KeyValue { key: key.to_owned(), value: value.into() };
+    config.envs = vec![env("A", "1"), env("B", "two words"), env("A", "last")];
+    ensure!(output(&node, config)? == ["last-two words", "/made/here"]);
+    Ok(())
+}
+
+pub fn a_read_only_root_cannot_be_written(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let line = "(echo x >/file) 2>/dev/null || echo refused; echo x >/dev/shm/y && echo shm";
+    let mut config = request::shell("ro", &image, line);
+    security(&mut config).readonly_rootfs = true;
+    ensure!(output(&node, config)? == ["refused", "shm"]);
+    // What one container writes, no other sees.
+    shell(&node, &image, "echo x >/file")?;
+    ensure!(shell(&node, &image, "ls /file 2>/dev/null || echo none")? == ["none"]);
+    Ok(())
+}
+
+pub fn mounts_arrive_with_their_options(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let dir = fixture.dir().join("volumes");
+    for name in ["rw", "ro", "private"] {
+        fs::create_dir_all(dir.join(name))?;
+        fs::write(dir.join(name).join("file"), name)?;
+    }
+    fs::write(dir.join("hosts"), "127.0.0.1 from-the-kubelet\n")?;
+    let mount = |from: &str, to: &str, readonly: bool| pb::Mount {
+        host_path: dir.join(from).display().to_string(),
+        container_path: to.to_owned(),
+        readonly,
+        ..pb::Mount::default()
+    };
+    let line = "cat /ro/file; echo; (echo x >/ro/x) 2>/dev/null || echo refused; echo y >/rw/y; \
+                cat /etc/hosts; cat /rw/below/file; echo; grep -c ' /late ' /proc/mounts; exit 0";
+    let mut config = request::shell("mounts", &image, line);
+    // Deeper before shallower: order is by depth, not by request.
+    config.mounts = vec![
+        mount("private", "/rw/below", false),
+        mount("rw", "/rw", false),
+        mount("ro", "/ro", true),
+        mount("hosts", "/etc/hosts", true),
+    ];
+    let running = run(&node, config)?;
+    let status = crate::support::ended(&node, &running.id)?;
+    let lines = running.printed()?;
+    let expected = ["ro", "refused", "127.0.0.1 from-the-kubelet", "private", "0"];
+    ensure!(lines == expected, "{lines:?}");
+    ensure!(fs::read_to_string(dir.join("rw/y"))? == "y\n");
+    // The kubelet finds the termination message by these.
+    let echoed: Vec<_> =
+        status.mounts.iter().map(|m| (m.container_path.as_str(), m.readonly)).collect();
+    ensure!(echoed.len() == 4 && echoed.contains(&("/ro", true)), "{echoed:?}");
+    Ok(())
+}
+
+pub fn a_shared_process_namespace_has_our_pause(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let mut pod_config = request::host_network_pod(&node, "shared");
+    request::namespaces(&mut pod_config).pid = pb::NamespaceMode::Pod.into();
+    let pod = node.cri().run_pod(&pod_config)?;
+    let start = |name: &str| {
+        let config = request::container(name, &image, &["/bin/sleep", "1000"]);
+        let running = add(&node, &pod, &pod_config, config)?;
+        node.cri().start(&running.id)?;
+        anyhow::Ok(running.id)
+    };
+    let (first, second) = (start("first")?, start("second")?);
+    let processes = exec(&node, &first, &["/bin/ps", "-o", "pid,comm"])?;
+    ensure!(processes.matches("sleep").count() == 2, "{processes}");
+    let init = processes.lines().find(|line| line.trim().starts_with("1 ")).context("no pid 1")?;
+    ensure!(!init.contains("sleep"), "{init}");
+    // An orphan is adopted and reaped by pid 1.
+    exec(&node, &first, &["/bin/sh", "-c", "(sh -c 'sleep 0.2 &') ; sleep 0.6"])?;
+    let processes = exec(&node, &first, &["/bin/ps", "-o", "pid,stat,comm"])?;
+    ensure!(!processes.contains(" Z"), "{processes}");
+    let survivor = pid(&node, &second)?;
+    node.cri().stop(&first, 0)?;
+    ensure!(e2e::host::process(survivor).is_some(), "stopping one container killed the other");
+    // No pause image: only the images that were asked for are there.
+    ensure!(node.cri().images()?.iter().all(|image| !image.repo_tags.join("").contains("pause")));
+    check_no_pause_without_need(&node, &image)
+}
+
+/// A pod that shares no process namespace has no process of its own.
+fn check_no_pause_without_need(node: &Node, image: &str) -> Result<()> {
+    let before = e2e::host::processes_of(node.dir(), Some(node.cgroup())).len();
+    let config = request::container("alone", image, &["/bin/sleep", "1000"]);
+    run_in(node, request::pod(node, "alone"), config)?;
+    let after = e2e::host::processes_of(node.dir(), Some(node.cgroup())).len();
+    // The container's process and its monitor.
+    ensure!(after == before + 2, "{} processes for a pod with one container", after - before);
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! Images from real registries: everything that may be on the wire, and who shares what.
+
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use crisol::cri::pb;
+use e2e::host;
+use e2e::liar::{Liar, Lie};
+use e2e::node::Options;
+use e2e::runner::Fixture;
+
+use crate::support::shell;
+
+pub fn layers_of_every_compression_and_manifest_kind_unpack_alike(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let mut ids = Vec::new();
+    for name in ["busybox:latest", "busybox:docker", "busybox:index", "zstd:latest"] {
+        let image = fixture.image(name);
+        let id = node.cri().pull(&image).with_context(|| image.clone())?;
+        let status = node.cri().image(&image)?.context("pulled and absent")?;
+        ensure!(status.id == id, "PullImage says {id}, ImageStatus {}", status.id);
+        ensure!(status.size > 1_000_000, "size {}", status.size);
+        ensure!(status.repo_tags.contains(&image), "{:?}", status.repo_tags);
+        ensure!(!status.repo_digests.is_empty());
+        let printed = shell(&node, &image, "busybox | head -n 1; stat -c %u /home/app")?;
+        ensure!(printed[0].starts_with("BusyBox"), "{printed:?}");
+        ensure!(printed[1] == "1000", "owner of /home/app: {printed:?}");
+        ids.push(id);
+    }
+    ensure!(ids[0] == ids[1] && ids[0] == ids[2], "one image under three manifests: {ids:?}");
+    ensure!(ids[0] != ids[3], "{ids:?}");
+    Ok(())
+}
+
+pub fn whiteouts_hide_and_later_layers_win(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.image("layered:latest");
+    node.cri().pull(&image)?;
+    let look = "cd /data; ls; echo --; ls opaque; cat replaced linked; stat -c %h linked";
+    let printed = shell(&node, &image, look)?;
+    let expected = ["kept", "linked", "opaque", "replaced", "--", "new", "second", "one", "2"];
+    ensure!(printed == expected, "{printed:?}");
+    Ok(())
+}
+
+pub fn a_private_registry_wants_the_password(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.private.image("busybox:latest");
+    let refused = node.cri().pull(&image).err().context("pulled without a password")?;
+    ensure!(node.cri().image(&image)?.is_none());
+    ensure!(!refused.message().is_empty());
+    let wrong = auth("user", "not the secret");
+    let refused = node.cri().pull_as(&image, Some(wrong)).err().context("any password will do")?;
+    ensure!(!refused.message().contains("not the secret"), "{}", refused.message());
+    // As a pair of fields, and as the one that docker's configuration file has.
+    node.cri().pull_as(&image, Some(auth("user", "secret")))?;
+    node.cri().remove_image(&image)?;
+    let encoded =
+        pb::AuthConfig { auth: "dXNlcjpzZWNyZXQ=".to_owned(), ..pb::AuthConfig::default() };
+    node.cri().pull_as(&image, Some(encoded))?;
+    let log = std::fs::read_to_string(node.log_file())?;
+    ensure!(!log.contains("secret") && !log.contains("dXNlcjpzZWNyZXQ="), "secrets in the log");
+    Ok(())
+}
+
+fn auth(username: &str, password: &str) -> pb::AuthConfig {
+    pb::AuthConfig {
+        username: username.to_owned(),
+        password: password.to_owned(),
+        ..pb::AuthConfig::default()
+    }
+}
+
+pub fn bearer_tokens_are_fetched_and_used(fixture: &Fixture) -> Result<()> {
+    let liar = Liar::start(fixture.dir())?;
+    let node =
+        fixture.own_node(Options { insecure: vec![liar.address()], ..Options::default() })?;
+    for honest in [Lie::None, Lie::Token] {
+        let image = liar.image(honest);
+        node.cri().pull(&image).with_context(|| image.clone())?;
+        ensure!(node.cri().image(&image)?.is_some());
+    }
+    Ok(())
+}
+
+pub fn many_pulls_of_one_image_are_one_pull(fixture: &Fixture) -> Result<()> {
+    let liar = Liar::start(fixture.dir())?;
+    let node =
+        fixture.own_node(Options { insecure: vec![liar.address()], ..Options::default() })?;
+    let image = liar.image(Lie::None);
+    let pull = || node.cri().pull(&image);
+    let results: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..20).map(|_| scope.spawn(pull)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    let first = results[0].clone()?;
+    for result in results {
+        ensure!(result? == first);
+    }
+    // Alone it takes three or four requests: the version check, manifest, configuration, layer.
+    // Those who come after the first is done may ask for the manifest again, never for the layer.
+    let layer_size = 200;
+    ensure!(liar.requests() <= 4 + 2 * 19, "{} requests", liar.requests());
+    ensure!(liar.sent() < 20 * layer_size + 40_000, "{} bytes", liar.sent());
+    Ok(())
+}
+
+pub fn an_image_goes_and_comes_by_tag_and_digest(fixture: &Fixture) -> Result<()> {
+    let node = fixture.own_node(Options::default())?;
+    let before = host::files_below(&node.root().join("images"));
+    let tag = fixture.image("busybox:latest");
+    let other = fixture.image("busybox:docker");
+    let id = node.cri().pull(&tag)?;
+    ensure!(node.cri().pull(&other)? == id);
+    let image = node.cri().image(&tag)?.context("by tag")?;
+    let digest = image.repo_digests.first().context("a digest")?.clone();
+    for name in [&digest, &id, &id.trim_start_matches("sha256:")[..12].to_owned()] {
+        let found = node.cri().image(name)?.with_context(|| format!("by {name}"))?;
+        ensure!(found.id == id);
+    }
+    ensure!(node.cri().images()?.len() == 1);
+    let usage = node.cri().image_fs_info_rpc(pb::ImageFsInfoRequest {})?;
+    let filesystem = usage.image_filesystems.first().context("image file system")?;
+    ensure!(filesystem.used_bytes.as_ref().is_some_and(|used| used.value > 1_000_000));
+    ensure!(filesystem.timestamp > 0);
+    // CRI RemoveImage: by one tag all tags go; twice is fine.
+    node.cri().remove_image(&tag)?;
+    ensure!(node.cri().image(&other)?.is_none());
+    ensure!(node.cri().images()?.is_empty());
+    node.cri().remove_image(&tag)?;
+    e2e::wait::eventually("files of the image gone", crate::support::END, || {
+        let after = host::files_below(&node.root().join("images"));
+        let more: Vec<_> = after.iter().filter(|file| !before.contains(file)).collect();
+        ensure!(more.len() <= 4, "{more:?}");
+        Ok(())
+    })?;
+    // By digest alone.
+    node.cri().pull(&digest)?;
+    ensure!(node.cri().image(&digest)?.is_some());
+    Ok(())
+}
+
+pub fn plain_http_is_only_spoken_where_the_configuration_says_so(fixture: &Fixture) -> Result<()> {
+    let liar = Liar::start(fixture.dir())?;
+    let node = fixture.node();
+    let refused = node.cri().pull(&liar.image(Lie::None)).err().context("spoke plain HTTP")?;
+    ensure!(refused.code() == tonic::Code::Unknown, "{refused:?}");
+    ensure!(refused.message().starts_with("RegistryUnavailable"), "{}", refused.message());
+    ensure!(liar.sent() == 0, "{} bytes went over plain HTTP", liar.sent());
+    Ok(())
+}

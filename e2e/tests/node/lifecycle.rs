@@ -1,0 +1,224 @@
+//! What the state of a container says, and the verbs that change it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use crisol::cri::pb;
+use e2e::runner::Fixture;
+use e2e::wait::eventually;
+use e2e::{host, request};
+use tonic::Code;
+
+use crate::support::{END, Running, add, ended, finish, pid, run, state};
+
+/// Containers in one pod of the test that counts exit codes.
+const IN_ONE_POD: usize = 125;
+
+pub fn states_times_and_exit_codes_are_exact(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let pod_config = request::host_network_pod(&node, "states");
+    let pod = node.cri().run_pod(&pod_config)?;
+    let running = add(&node, &pod, &pod_config, request::shell("c", &image, "sleep 0.2; exit 42"))?;
+    let created = node.cri().container(&running.id)?;
+    ensure!(state(&created) == pb::ContainerState::ContainerCreated);
+    ensure!(created.started_at == 0 && created.created_at > 0);
+    ensure!(created.image.as_ref().is_some_and(|spec| spec.image == image));
+    ensure!(created.log_path == running.log().display().to_string(), "{}", created.log_path);
+    node.cri().start(&running.id)?;
+    // The kubelet links to the log as soon as StartContainer returned.
+    ensure!(running.log().exists(), "no log file after StartContainer");
+    let exited = ended(&node, &running.id)?;
+    ensure!(exited.exit_code == 42, "exit code {}", exited.exit_code);
+    ensure!(exited.reason == "Error", "reason {:?}", exited.reason);
+    ensure!(exited.created_at <= exited.started_at && exited.started_at < exited.finished_at);
+    let lived = Duration::from_nanos((exited.finished_at - exited.started_at).cast_unsigned());
+    ensure!((150..5000).contains(&lived.as_millis()), "lived {lived:?}");
+    let again = node.cri().start(&running.id).err().context("started an exited container")?;
+    ensure!(again.code() == Code::FailedPrecondition, "{again:?}");
+
+    let (_, done) = finish(&node, request::container("ok", &image, &["/bin/true"]))?;
+    ensure!(done.exit_code == 0 && done.reason == "Completed", "{:?}", done.reason);
+    let (_, killed) = finish(&node, request::shell("killed", &image, "kill -9 $$"))?;
+    ensure!(killed.exit_code == 137, "exit code {}", killed.exit_code);
+    Ok(())
+}
+
+pub fn stop_asks_waits_and_kills(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let polite = "trap 'sleep 0.3; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
+    let polite = run(&node, request::shell("polite", &image, polite))?;
+    printed(&polite, "ready")?;
+    let first = pid(&node, &polite.id)?;
+    ensure!(host::process(first).is_some());
+    node.cri().stop(&polite.id, 20)?;
+    ensure!(host::process(first).is_none(), "stop returned before the process was gone");
+    ensure!(node.cri().container(&polite.id)?.exit_code == 9);
+
+    let stubborn = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.05; done";
+    let stubborn = run(&node, request::shell("stubborn", &image, stubborn))?;
+    printed(&stubborn, "ready")?;
+    let began = Instant::now();
+    thread::scope(|scope| {
+        let patient = scope.spawn(|| node.cri().stop(&stubborn.id, 600));
+        printed(&stubborn, "asked")?;
+        // A second stop with less patience brings the end forward for both.
+        node.cri().stop(&stubborn.id, 1)?;
+        patient.join().expect("no panic")?;
+        anyhow::Ok(())
+    })?;
+    ensure!(began.elapsed() < Duration::from_secs(15), "took {:?}", began.elapsed());
+    ensure!(node.cri().container(&stubborn.id)?.exit_code == 137);
+    // The signal is sent once, however often it is asked for.
+    ensure!(stubborn.printed()? == ["ready", "asked"], "{:?}", stubborn.printed()?);
+    Ok(())
+}
+
+/// Waits until a container has printed this line.
+fn printed(running: &Running, line: &str) -> Result<()> {
+    eventually("line in the log", END, || {
+        let lines = running.printed()?;
+        ensure!(lines.iter().any(|found| found == line), "{lines:?}");
+        Ok(())
+    })
+}
+
+pub fn stopping_and_removing_twice_or_never_made_is_fine(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let running = run(&node, request::container("c", &image, &["/bin/sleep", "1000"]))?;
+    for _ in 0..2 {
+        node.cri().stop(&running.id, 0)?;
+    }
+    for _ in 0..2 {
+        node.cri().remove(&running.id)?;
+    }
+    for _ in 0..2 {
+        node.cri().drop_pod(&running.pod)?;
+    }
+    let never = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+    node.cri().stop(never, 0)?;
+    node.cri().remove(never)?;
+    node.cri().drop_pod(never)?;
+    let code = |result: Result<(), tonic::Status>| result.err().map(|status| status.code());
+    ensure!(code(node.cri().pod(never).map(drop)) == Some(Code::NotFound));
+    ensure!(code(node.cri().container(never).map(drop)) == Some(Code::NotFound));
+    ensure!(code(node.cri().start(never)) == Some(Code::NotFound));
+    ensure!(code(node.cri().exec(never, &["true"]).map(drop)) == Some(Code::NotFound));
+    // Removing a pod takes its running containers with it.
+    let running = run(&node, request::container("d", &image, &["/bin/sleep", "1000"]))?;
+    let first = pid(&node, &running.id)?;
+    node.cri().remove_pod_rpc(pb::RemovePodSandboxRequest { pod_sandbox_id: running.pod })?;
+    ensure!(host::process(first).is_none());
+    ensure!(node.cri().containers()?.is_empty());
+    Ok(())
+}
+
+pub fn an_exec_that_takes_too_long_is_killed(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let running = run(&node, request::container("c", &image, &["/bin/sleep", "1000"]))?;
+    let before = host::processes_of(node.dir(), Some(node.cgroup())).len();
+    let began = Instant::now();
+    let result = node.cri().exec_rpc(pb::ExecSyncRequest {
+        container_id: running.id.clone(),
+        cmd: ["/bin/sh", "-c", "sleep 1000 & sleep 1000"].map(str::to_owned).to_vec(),
+        timeout: 1,
+    });
+    let error = result.err().context("an endless exec ended")?;
+    ensure!(error.code() == Code::DeadlineExceeded, "{error:?}");
+    ensure!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
+    eventually("processes of the exec gone", END, || {
+        let now = host::processes_of(node.dir(), Some(node.cgroup()));
+        ensure!(now.len() == before, "{now:?}");
+        Ok(())
+    })?;
+    ensure!(state(&node.cri().container(&running.id)?) == pb::ContainerState::ContainerRunning);
+    Ok(())
+}
+
+pub fn an_exec_reports_both_outputs_and_the_code(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let running = run(&node, request::container("c", &image, &["/bin/sleep", "1000"]))?;
+    let response =
+        node.cri().exec(&running.id, &["/bin/sh", "-c", "printf out; printf err >&2; exit 5"])?;
+    ensure!(response.exit_code == 5, "exit code {}", response.exit_code);
+    ensure!(response.stdout == b"out" && response.stderr == b"err", "{response:?}");
+    // Every byte, also of an output that no pipe holds at once.
+    let response = node.cri().exec(&running.id, &["/bin/head", "-c", "3000000", "/dev/zero"])?;
+    ensure!(response.stdout.len() == 3_000_000, "{} bytes", response.stdout.len());
+    // A child in the background that holds the output does not hold the answer.
+    let began = Instant::now();
+    let response = node.cri().exec(&running.id, &["/bin/sh", "-c", "sleep 20 & echo done"])?;
+    ensure!(response.stdout == b"done\n");
+    ensure!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
+    let error = node.cri().exec(&running.id, &["/no/such/program"]).err().context("ran nothing")?;
+    ensure!(error.code() != Code::DeadlineExceeded, "{error:?}");
+    Ok(())
+}
+
+pub fn five_hundred_containers_report_zero(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let pods = (0..4)
+        .map(|number| {
+            let config = request::host_network_pod(&node, &format!("many-{number}"));
+            Ok((node.cri().run_pod(&config)?, config))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    // Four clients a pod, as many at once as two cores can turn into load.
+    let results: Vec<Result<Vec<String>>> = thread::scope(|scope| {
+        let work = |pod: &str, config: &pb::PodSandboxConfig, from: usize| {
+            let mut ids = Vec::new();
+            for number in (from..IN_ONE_POD).step_by(4) {
+                let container = request::container(&format!("c{number}"), &image, &["/bin/true"]);
+                let running = add(&node, pod, config, container)?;
+                node.cri().start(&running.id)?;
+                ids.push(running.id);
+            }
+            anyhow::Ok(ids)
+        };
+        let threads: Vec<_> = pods
+            .iter()
+            .flat_map(|(pod, config)| (0..4).map(move |from| (pod, config, from)))
+            .map(|(pod, config, from)| scope.spawn(move || work(pod, config, from)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    let mut ids = Vec::new();
+    for result in results {
+        ids.extend(result?);
+    }
+    ensure!(ids.len() == 4 * IN_ONE_POD);
+    for id in &ids {
+        let status = ended(&node, id)?;
+        ensure!(status.exit_code == 0, "exit code {} {:?}", status.exit_code, status.reason);
+        ensure!(status.reason == "Completed", "{:?}", status.reason);
+    }
+    Ok(())
+}
+
+pub fn a_command_that_does_not_exist_is_a_clear_error(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let pod_config = request::host_network_pod(&node, "missing");
+    let pod = node.cri().run_pod(&pod_config)?;
+    let before = node.traces();
+    let config = request::container("c", &image, &["/no/such/program"]);
+    // The runtime finds out while creating (runc) or while starting (crun).
+    let error = match add(&node, &pod, &pod_config, config) {
+        Err(error) => error,
+        Ok(running) => {
+            let error = node.cri().start(&running.id).err().context("started nothing")?;
+            let status = node.cri().container(&running.id)?;
+            ensure!(status.exit_code == 128 && status.reason == "StartError", "{status:?}");
+            node.cri().remove(&running.id)?;
+            error.into()
+        }
+    };
+    ensure!(format!("{error:#}").contains("/no/such/program"), "{error:#}");
+    e2e::traces::ensure_nothing_new(&before, || node.traces())
+}

@@ -1,0 +1,91 @@
+//! The container's log under load, rotation and odd output.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use crisol::cri::pb;
+use e2e::runner::Fixture;
+use e2e::wait::eventually;
+use e2e::{log, request};
+
+use crate::support::{finish, run, state};
+
+/// Lines of 64 bytes that make 200 MiB.
+const LINES: usize = (200 << 20) / 64;
+/// How often the log is rotated meanwhile.
+const REOPENS: usize = 20;
+/// How long two busy cores may take for it.
+const FLOOD: Duration = Duration::from_secs(120);
+
+pub fn two_hundred_mebibytes_and_twenty_reopens_lose_nothing(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    // awk is the fastest thing in busybox that numbers its lines: "0000000 xxxx…", 64 bytes each.
+    let program = format!(
+        "BEGIN {{ x = sprintf(\"%55s\", \"\"); gsub(\" \", \"x\", x); \
+         for (i = 0; i < {LINES}; i++) printf \"%07d %s\\n\", i, x }}"
+    );
+    let running = run(&node, request::container("flood", &image, &["/bin/awk", &program]))?;
+    let current = running.log();
+    let rotated = |number: usize| PathBuf::from(format!("{}.{number}", current.display()));
+    let exited = || -> Result<bool> {
+        let status = node.cri().container(&running.id)?;
+        Ok(state(&status) == pb::ContainerState::ContainerExited)
+    };
+    for number in 0..REOPENS {
+        // Each file gets its share, so that the reopens are spread over the whole flood.
+        let share = ((200_u64 << 20) / (REOPENS as u64 + 2)).max(1);
+        eventually("log grows", FLOOD, || {
+            let size = fs::metadata(&current)?.len();
+            ensure!(size >= share, "{size} bytes");
+            Ok(())
+        })?;
+        ensure!(!exited()?, "the flood ended before reopen {number}");
+        fs::rename(&current, rotated(number))?;
+        node.cri()
+            .reopen_rpc(pb::ReopenContainerLogRequest { container_id: running.id.clone() })?;
+        ensure!(current.exists(), "no log file after ReopenContainerLog");
+    }
+    eventually("the flood is over", FLOOD, || Ok(ensure!(exited()?, "still running")))?;
+    ensure!(node.cri().container(&running.id)?.exit_code == 0);
+
+    let mut expected = 0;
+    let mut files: Vec<PathBuf> = (0..REOPENS).map(rotated).collect();
+    files.push(current.clone());
+    for file in &files {
+        log::read(file, |entry| {
+            ensure!(entry.full && entry.stream == "stdout", "line {expected}: {entry:?}");
+            ensure!(entry.text.len() == 63, "line {expected}: {} bytes", entry.text.len());
+            let number: usize = std::str::from_utf8(&entry.text[..7])?.parse()?;
+            ensure!(number == expected, "line {number} where {expected} should be");
+            expected += 1;
+            Ok(())
+        })?;
+        fs::remove_file(file)?;
+    }
+    ensure!(expected == LINES, "{expected} of {LINES} lines");
+    Ok(())
+}
+
+pub fn streams_partial_lines_and_the_last_line_are_tagged(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let line = "head -c 50000 /dev/zero | tr '\\0' a; echo; echo error >&2; printf last";
+    let (running, status) = finish(&node, request::shell("odd", &image, line))?;
+    ensure!(status.exit_code == 0);
+    let mut entries = Vec::new();
+    log::read(&running.log(), |entry| {
+        entries.push(entry);
+        Ok(())
+    })?;
+    let stdout: Vec<_> = entries.iter().filter(|entry| entry.stream == "stdout").collect();
+    let long: usize = stdout.iter().take_while(|entry| !entry.full).map(|e| e.text.len()).sum();
+    ensure!(long > 16_000 && long <= 50_000, "{long} bytes in partial entries");
+    let lines = log::lines(&running.log(), "stdout")?;
+    ensure!(lines.len() == 2 && lines[0] == "a".repeat(50_000) && lines[1] == "last");
+    ensure!(!stdout[stdout.len() - 1].full, "the last line had no newline");
+    ensure!(log::lines(&running.log(), "stderr")? == ["error"]);
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Pods on this machine, seen from outside: real runc and crun, real CNI plugins, a real registry,
+//! crictl and the kubelet's own protocol. `make e2e` runs all, `make e2e TEST=word` some.
+
+use std::process::ExitCode;
+
+use e2e::cases;
+
+mod bad_requests;
+mod churn;
+mod confinement;
+mod crictl;
+mod daemon;
+mod images;
+mod lies;
+mod lifecycle;
+mod limits;
+mod logs;
+mod network;
+mod restart;
+mod retry;
+mod support;
+
+fn main() -> ExitCode {
+    e2e::runner::main(&cases![
+        daemon::version_config_and_check_say_what_they_should,
+        daemon::every_mistake_of_a_configuration_is_named_with_file_key_and_line,
+        daemon::readiness_is_announced_and_sigterm_drains,
+        daemon::two_daemons_never_share_a_root,
+        daemon::a_missing_network_configuration_is_a_reason_in_status,
+        crictl::every_command_works_with_runc,
+        crictl::every_command_works_with_crun,
+        images::layers_of_every_compression_and_manifest_kind_unpack_alike,
+        images::whiteouts_hide_and_later_layers_win,
+        images::a_private_registry_wants_the_password,
+        images::bearer_tokens_are_fetched_and_used,
+        images::many_pulls_of_one_image_are_one_pull,
+        images::an_image_goes_and_comes_by_tag_and_digest,
+        images::plain_http_is_only_spoken_where_the_configuration_says_so,
+        lies::a_lying_registry_leaves_nothing_but_an_error,
+        lifecycle::states_times_and_exit_codes_are_exact,
+        lifecycle::stop_asks_waits_and_kills,
+        lifecycle::stopping_and_removing_twice_or_never_made_is_fine,
+        lifecycle::an_exec_that_takes_too_long_is_killed,
+        lifecycle::an_exec_reports_both_outputs_and_the_code,
+        lifecycle::five_hundred_containers_report_zero,
+        lifecycle::a_command_that_does_not_exist_is_a_clear_error,
+        logs::two_hundred_mebibytes_and_twenty_reopens_lose_nothing,
+        logs::streams_partial_lines_and_the_last_line_are_tagged,
+        network::pods_reach_each_other_and_a_host_port_leads_in,
+        network::a_host_network_pod_needs_no_plugin,
+        network::resolv_conf_and_hostname_are_the_requests,
+        network::sysctls_apply_in_the_pod_alone,
+        network::a_failing_plugin_is_undone_and_owed_deletes_are_paid,
+        confinement::the_default_is_confined,
+        confinement::seccomp_filters_when_asked,
+        confinement::capabilities_are_as_asked,
+        confinement::users_come_by_number_name_and_image,
+        confinement::a_read_only_root_cannot_be_written,
+        confinement::mounts_arrive_with_their_options,
+        confinement::a_shared_process_namespace_has_our_pause,
+        limits::limits_are_in_the_kernel,
+        limits::an_oom_kill_is_named,
+        bad_requests::each_is_refused_by_the_name_of_its_field,
+        retry::the_same_request_twenty_times_is_one_pod_and_one_container,
+        retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
+        restart::twenty_pods_survive_a_killed_daemon,
+        restart::a_damaged_record_does_not_stop_the_daemon,
+        restart::killed_at_any_moment_the_daemon_cleans_up,
+        churn::two_hundred_pods_come_and_go_without_a_trace,
+    ])
+}

@@ -1,0 +1,186 @@
+//! A pod's network, name service and kernel parameters.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use crisol::cri::pb;
+use e2e::node::{Node, Options, address};
+use e2e::program::output;
+use e2e::request;
+use e2e::runner::Fixture;
+use e2e::traces::ensure_nothing_new;
+use e2e::wait::eventually;
+
+use crate::support::{END, exec, run_in};
+
+/// A port of this machine for the test of port mappings.
+const PORT: u16 = 18_080;
+
+pub fn pods_reach_each_other_and_a_host_port_leads_in(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let mut pod_config = request::pod(&node, "server");
+    pod_config.port_mappings = vec![
+        mapping(80, PORT),
+        // CRI PortMapping: no host port is no mapping.
+        mapping(81, 0),
+    ];
+    let line = "while :; do printf 'HTTP/1.0 200 OK\\r\\n\\r\\nhello\\n' | nc -l -p 80; done";
+    let server = run_in(&node, pod_config, request::shell("server", &image, line))?;
+    let ip = address(&node.cri().pod(&server.pod)?)?;
+
+    let client_config = request::pod(&node, "client");
+    let client = request::container("client", &image, &["/bin/sleep", "1000"]);
+    let client = run_in(&node, client_config, client)?;
+    let other = address(&node.cri().pod(&client.pod)?)?;
+    ensure!(ip != other, "two pods with the address {ip}");
+    eventually("pod reaches pod", END, || {
+        let said =
+            exec(&node, &client.id, &["/bin/wget", "-q", "-O", "-", &format!("http://{ip}/")])?;
+        ensure!(said == "hello\n", "{said:?}");
+        Ok(())
+    })?;
+    let interfaces = exec(&node, &client.id, &["/bin/ip", "-o", "addr"])?;
+    ensure!(interfaces.contains("127.0.0.1/8"), "lo is not up: {interfaces}");
+    ensure!(interfaces.contains(&format!("{other}/24")), "{interfaces}");
+
+    eventually("host port leads in", END, || {
+        let said = get(SocketAddr::from(([127, 0, 0, 1], PORT)))?;
+        ensure!(said.ends_with("hello\n"), "{said:?}");
+        Ok(())
+    })?;
+    node.cri().drop_pod(&server.pod)?;
+    ensure!(
+        get(SocketAddr::from(([127, 0, 0, 1], PORT))).is_err(),
+        "the port still leads somewhere"
+    );
+    Ok(())
+}
+
+fn mapping(container_port: i32, host_port: u16) -> pb::PortMapping {
+    pb::PortMapping { container_port, host_port: host_port.into(), ..pb::PortMapping::default() }
+}
+
+fn get(from: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&from, Duration::from_secs(2))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
+}
+
+pub fn a_host_network_pod_needs_no_plugin(fixture: &Fixture) -> Result<()> {
+    let node = fixture.own_node(Options { no_network: true, ..Options::default() })?;
+    let image = fixture.busybox(&node)?;
+    // A pod with its own network has to wait for a configuration …
+    let refused = node.cri().run_pod(&request::pod(&node, "early")).err().context("no network")?;
+    ensure!(refused.code() == tonic::Code::Unavailable, "{refused:?}");
+    // … one on the node's network must not: it may be the pod that brings the configuration.
+    let container = request::container("c", &image, &["/bin/sleep", "1000"]);
+    let running = run_in(&node, request::host_network_pod(&node, "host"), container)?;
+    let status = node.cri().pod(&running.pod)?;
+    ensure!(status.network.is_none_or(|network| network.ip.is_empty()));
+    let inside = exec(&node, &running.id, &["/bin/readlink", "/proc/self/ns/net"])?;
+    ensure!(fs::read_link("/proc/self/ns/net")?.display().to_string() == inside.trim());
+    Ok(())
+}
+
+pub fn resolv_conf_and_hostname_are_the_requests(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let container = request::container("c", &image, &["/bin/sleep", "1000"]);
+    let running = run_in(&node, request::pod(&node, "names"), container.clone())?;
+    let resolv = exec(&node, &running.id, &["/bin/cat", "/etc/resolv.conf"])?;
+    let lines: Vec<&str> = resolv.lines().collect();
+    ensure!(
+        lines == ["search default.svc.cluster.local", "nameserver 10.96.0.10", "options ndots:5"]
+            || lines
+                == ["nameserver 10.96.0.10", "search default.svc.cluster.local", "options ndots:5"],
+        "{resolv}"
+    );
+    ensure!(exec(&node, &running.id, &["/bin/hostname"])? == "names\n");
+    ensure!(exec(&node, &running.id, &["/bin/cat", "/etc/hostname"])? == "names\n");
+
+    // Without a request the node's own; with an empty one nothing.
+    let mut pod_config = request::pod(&node, "inherits");
+    pod_config.dns_config = None;
+    let running = run_in(&node, pod_config, container.clone())?;
+    let resolv = exec(&node, &running.id, &["/bin/cat", "/etc/resolv.conf"])?;
+    ensure!(resolv == fs::read_to_string("/etc/resolv.conf")?, "{resolv:?}");
+    let mut pod_config = request::pod(&node, "empty");
+    pod_config.dns_config = Some(pb::DnsConfig::default());
+    let running = run_in(&node, pod_config, container)?;
+    ensure!(exec(&node, &running.id, &["/bin/cat", "/etc/resolv.conf"])?.is_empty());
+    Ok(())
+}
+
+pub fn sysctls_apply_in_the_pod_alone(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let read = |name: &str| fs::read_to_string(format!("/proc/sys/{name}"));
+    let before = (read("net/core/somaxconn")?, read("kernel/shm_rmid_forced")?);
+    let mut pod_config = request::pod(&node, "sysctls");
+    let wanted = [("net.core.somaxconn", "77"), ("kernel.shm_rmid_forced", "1")];
+    pod_config.linux.get_or_insert_default().sysctls =
+        wanted.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let container = request::container("c", &image, &["/bin/sleep", "1000"]);
+    let running = run_in(&node, pod_config, container)?;
+    for (name, value) in wanted {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        ensure!(exec(&node, &running.id, &["/bin/cat", &path])?.trim() == value, "{name}");
+    }
+    let after = (read("net/core/somaxconn")?, read("kernel/shm_rmid_forced")?);
+    ensure!(before == after, "the machine's own: {before:?}, now {after:?}");
+    Ok(())
+}
+
+pub fn a_failing_plugin_is_undone_and_owed_deletes_are_paid(fixture: &Fixture) -> Result<()> {
+    let plugins = fixture.dir().join("plugins");
+    fs::create_dir_all(&plugins)?;
+    let mut node = Node::prepare(fixture.with_registries(Options::default()))?;
+    // A plugin that fails for the command named in a file, and is the last of the chain.
+    let switch = node.dir().join("fail");
+    let plugin = plugins.join("moody");
+    let script = format!(
+        "#!/bin/sh\n[ \"$(cat {0} 2>/dev/null)\" = \"$CNI_COMMAND\" ] && {{ \
+         echo '{{\"cniVersion\":\"1.0.0\",\"code\":11,\"msg\":\"not today\"}}'; exit 1; }}\n\
+         [ \"$CNI_COMMAND\" = ADD ] || exit 0\n\
+         sed -n 's/.*\"prevResult\": *//p' | sed 's/}}$//' >/dev/null\n\
+         echo '{{\"cniVersion\":\"1.0.0\",\"interfaces\":[],\"ips\":[]}}'\n",
+        switch.display()
+    );
+    fs::write(&plugin, script)?;
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755))?;
+    let mut conf: serde_json::Value = serde_json::from_slice(&fs::read(node.network_file())?)?;
+    conf["plugins"].as_array_mut().context("plugins")?.push(serde_json::json!({"type": "moody"}));
+    fs::write(node.network_file(), serde_json::to_vec(&conf)?)?;
+    let config = fs::read_to_string(node.config_file())?;
+    let dirs = format!("plugin_dirs = [\"{}\", \"/usr/lib/cni\"]", plugins.display());
+    fs::write(node.config_file(), config.replace("plugin_dirs = [\"/usr/lib/cni\"]", &dirs))?;
+    node.spawn()?;
+
+    let before = node.traces();
+    fs::write(&switch, "ADD")?;
+    let error = node.cri().run_pod(&request::pod(&node, "unlucky")).err().context("ADD failed")?;
+    ensure!(error.message().contains("not today"), "{error:?}");
+    ensure_nothing_new(&before, || node.traces())?;
+
+    fs::remove_file(&switch)?;
+    let pod = node.cri().run_pod(&request::pod(&node, "lucky"))?;
+    fs::write(&switch, "DEL")?;
+    // Stopping never depends on the plugin: the processes go, the DEL is owed.
+    node.cri().stop_pod_rpc(pb::StopPodSandboxRequest { pod_sandbox_id: pod.clone() })?;
+    node.cri().remove_pod_rpc(pb::RemovePodSandboxRequest { pod_sandbox_id: pod }).ok();
+    node.restart()?;
+    fs::remove_file(&switch)?;
+    // Nobody asks again: the daemon itself pays what it owes.
+    ensure_nothing_new(&before, || node.traces())?;
+    let neighbours = output("ip", ["-o", "link"])?;
+    ensure!(neighbours.contains(node.network()), "the bridge itself stays: {neighbours}");
+    Ok(())
+}

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Makes a machine ready for `make run`, `make test` and `make bench`: setup.sh CACHE
+#
+# Idempotent. Installs by package name what is missing and nothing else; builds crictl from the
+# module pinned beside this file. What it cannot provide itself it names in one line.
+set -euo pipefail
+
+cache=$1
+here=$(cd "$(dirname "$0")" && pwd)
+packages=(runc crun containernetworking-plugins docker-registry skopeo umoci iproute2 iptables
+    nftables)
+
+fail() {
+    echo "crisol: $1" >&2
+    exit 1
+}
+
+[ "$(id -u)" = 0 ] ||
+    fail "needs root: containers are made with mounts and namespaces; run it with sudo -E or in a root shell"
+command -v cargo >/dev/null ||
+    fail "needs Rust 1.95 or newer (cargo): get it from https://rustup.rs and put ~/.cargo/bin into PATH"
+command -v go >/dev/null ||
+    fail "needs Go 1.26 or newer to build crictl: get it from https://go.dev/dl and put its bin into PATH"
+command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
+    fail "needs Debian 12 (apt-get): elsewhere install by hand: ${packages[*]} busybox-static"
+
+installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+# apt's lists may be absent or older than the archive; they are fetched at most once, when needed.
+apt() {
+    local log=$cache/apt.log
+    apt-get "$@" >"$log" 2>&1 || { apt-get update >>"$log" 2>&1 && apt-get "$@" >>"$log" 2>&1; } ||
+        fail "apt-get $* failed, see $log"
+}
+
+install_packages() {
+    local missing=()
+    for package in "${packages[@]}"; do
+        installed "$package" || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    echo "installing ${missing[*]}"
+    # docker-registry would start as a service on a fixed port; the tests start their own.
+    local policy=/usr/sbin/policy-rc.d
+    if [ -e $policy ]; then
+        DEBIAN_FRONTEND=noninteractive apt install -y --no-install-recommends "${missing[@]}"
+    else
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 0755 $policy
+        trap "rm -f $policy" EXIT
+        DEBIAN_FRONTEND=noninteractive apt install -y --no-install-recommends "${missing[@]}"
+        rm -f $policy
+        trap - EXIT
+    fi
+}
+
+# busybox-static conflicts with busybox, which initramfs-tools and others depend on: its program is
+# taken out of the package, the package is not installed.
+provide_busybox() {
+    local to=$cache/bin/busybox
+    [ -x "$to" ] && return
+    if installed busybox-static; then
+        cp "$(dpkg-query -L busybox-static | grep -m 1 '/bin/busybox$')" "$to.new"
+    else
+        local dir
+        dir=$(mktemp -d)
+        chmod 0777 "$dir" # apt downloads as its own user
+        (cd "$dir" && apt download busybox-static)
+        dpkg-deb -x "$dir"/busybox-static_*.deb "$dir/tree"
+        cp "$(find "$dir/tree" -path '*/bin/busybox' | head -n 1)" "$to.new"
+        rm -rf "$dir"
+    fi
+    mv "$to.new" "$to"
+}
+
+# Built again only when the pinned version changes.
+provide_crictl() {
+    local version
+    version=$(cd "$here" && go list -mod=readonly -m -f '{{.Version}}' sigs.k8s.io/cri-tools)
+    [ "$("$cache/bin/crictl" --version 2>/dev/null)" = "crictl version $version" ] && return
+    echo "building crictl $version"
+    (cd "$here" && CGO_ENABLED=0 go build -mod=readonly -trimpath \
+        -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$version" \
+        -o "$cache/bin/crictl.new" sigs.k8s.io/cri-tools/cmd/crictl) ||
+        fail "building crictl failed: is the Go module proxy reachable (go env GOPROXY)?"
+    mv "$cache/bin/crictl.new" "$cache/bin/crictl"
+}
+
+# crun 1.8 refuses to start on cgroup v1 when the kernel has hugetlb there and nobody mounted it.
+mount_hugetlb() {
+    [ -d /sys/fs/cgroup/memory ] || return 0 # cgroup v2
+    grep -q '^hugetlb' /proc/cgroups || return 0
+    mountpoint -q /sys/fs/cgroup/hugetlb && return 0
+    # On a hybrid host the controller may belong to the v2 hierarchy; then there is nothing to mount.
+    mkdir -p /sys/fs/cgroup/hugetlb
+    mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb 2>/dev/null ||
+        rmdir /sys/fs/cgroup/hugetlb
+}
+
+mkdir -p "$cache/bin"
+cache=$(cd "$cache" && pwd)
+install_packages
+provide_busybox
+provide_crictl
+mount_hugetlb
