@@ -4,7 +4,8 @@
 //! Directory, names and format are libcni's (`<dir>/results/<network>-<container>-<interface>`,
 //! kind `cniCacheV1`), so its tools read ours and we read theirs. One thing is added: an entry
 //! exists from before the first plugin runs; until ADD has succeeded it has no `result`.
-//! An entry is replaced, never edited: temporary file, fsync, rename, fsync of the directory.
+//! An entry is replaced, never edited: temporary file, fsync, rename, fsync of the directory. Only
+//! for the result of an ADD the fsync comes last, and nobody waits for it ([`Cache::save_soon`]).
 //!
 //! The functions block. [`crate::Network`] calls them from tokio's blocking threads.
 
@@ -170,6 +171,15 @@ pub struct Damaged {
     pub error: CacheError,
 }
 
+/// When a file is synced to disk.
+#[derive(Clone, Copy)]
+enum Sync {
+    /// Before it takes the place of another.
+    BeforeRename,
+    /// By the caller.
+    Later,
+}
+
 /// The directory of entries. A cheap clone.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -189,6 +199,21 @@ impl Cache {
 
     /// Writes an entry; it is on disk when this returns.
     pub fn save(&self, entry: &Entry) -> Result<(), CacheError> {
+        self.replace(entry, Sync::BeforeRename).map(drop)
+    }
+
+    /// Replaces an entry by one that says more. Every process sees it when this returns; on disk
+    /// it is when the file that is returned has been synced, which may be done later.
+    ///
+    /// What an ADD made lives in a namespace and is void after a power cut, so nobody has to wait
+    /// for the disk a second time. If the power fails before the sync, the old entry is there or,
+    /// on file systems that do not write data before they rename, a damaged one, for which DEL
+    /// uses the configuration it is given.
+    pub(crate) fn save_soon(&self, entry: &Entry) -> Result<File, CacheError> {
+        self.replace(entry, Sync::Later)
+    }
+
+    fn replace(&self, entry: &Entry, sync: Sync) -> Result<File, CacheError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.results).map_err(|source| {
             CacheError::MakeDirectory { path: self.results.to_path_buf(), source }
         })?;
@@ -196,26 +221,28 @@ impl Cache {
         let path = self.results.join(&name);
         let text = serde_json::to_vec(entry)
             .map_err(|source| CacheError::Json { path: path.clone(), source })?;
-        self.replace(&name, &text).map_err(|source| CacheError::Write { path, source })
-    }
-
-    fn replace(&self, name: &str, text: &[u8]) -> io::Result<()> {
         // Entries never begin with a dot, so the temporary file is none.
         let temporary = self.results.join(format!(".{name}"));
         let written = (|| {
             let mut options = OpenOptions::new();
             let mut file =
                 options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            file.write_all(text)?;
-            file.sync_all()?;
-            fs::rename(&temporary, self.results.join(name))?;
-            File::open(&self.results)?.sync_all()
+            file.write_all(&text)?;
+            match sync {
+                Sync::Later => fs::rename(&temporary, &path)?,
+                Sync::BeforeRename => {
+                    file.sync_all()?;
+                    fs::rename(&temporary, &path)?;
+                    File::open(&self.results)?.sync_all()?;
+                }
+            }
+            Ok(file)
         })();
-        if written.is_err() {
+        written.map_err(|source| {
             // Only space is lost if this fails as well; the next write of the entry reuses it.
             fs::remove_file(&temporary).ok();
-        }
-        written
+            CacheError::Write { path, source }
+        })
     }
 
     /// The entry of one attachment, if there is one.

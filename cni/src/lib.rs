@@ -102,7 +102,8 @@ impl Network {
             return Err(Error::NoNamespace { container: attachment.container_id.clone() });
         }
         let mut entry = Entry::started(&self.config, attachment);
-        self.save(entry.clone()).await?;
+        let (cache, started) = (self.cache.clone(), entry.clone());
+        blocking(move || cache.save(&started)).await?;
 
         let environment = request::environment(attachment);
         let mut previous: Option<Value> = None;
@@ -120,7 +121,7 @@ impl Network {
             previous = Some(result.to_value(self.config.version()));
         }
         entry.result = previous;
-        self.save(entry).await?;
+        self.remember(entry).await?;
         Ok(result)
     }
 
@@ -288,9 +289,16 @@ impl Network {
         blocking(move || cache.find(&name, &container_id, &ifname)).await
     }
 
-    async fn save(&self, entry: Entry) -> Result<(), Error> {
-        let cache = self.cache.clone();
-        blocking(move || cache.save(&entry)).await
+    /// Remembers a result: at once for every process, soon on disk.
+    async fn remember(&self, entry: Entry) -> Result<(), Error> {
+        let (cache, container) = (self.cache.clone(), entry.container_id.clone());
+        let file = blocking(move || cache.save_soon(&entry)).await?;
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = file.sync_all() {
+                tracing::warn!(container, %error, "sync the remembered attachment");
+            }
+        });
+        Ok(())
     }
 
     async fn run(

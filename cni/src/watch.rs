@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -150,13 +150,16 @@ impl Drop for ConfigDir {
     }
 }
 
+/// A file and when it was last modified.
+type FileState = (PathBuf, Option<SystemTime>);
+
 /// The task.
 struct Watcher {
     directory: PathBuf,
     plugins: Plugins,
     prober: Prober,
-    /// Since when there is no readable configuration although there was one.
-    suspect: Option<Instant>,
+    /// Broken files instead of a configuration that there was: when first seen, and in what state.
+    suspect: Option<(Instant, Vec<FileState>)>,
 }
 
 impl Watcher {
@@ -199,10 +202,13 @@ impl Watcher {
         loaded: Loaded,
         publish: &watch::Sender<Arc<Loaded>>,
     ) -> Option<Duration> {
-        let broken = loaded.network.is_none()
-            && loaded.problems.iter().any(|problem| matches!(problem, Problem::Broken(_)));
-        if broken && publish.borrow().network.is_some() {
-            let since = *self.suspect.get_or_insert_with(Instant::now);
+        let broken = broken_files(&loaded);
+        if loaded.network.is_none() && !broken.is_empty() && publish.borrow().network.is_some() {
+            // A file that is still being written is in another state each time.
+            let since = match &self.suspect {
+                Some((since, files)) if *files == broken => *since,
+                _ => self.suspect.insert((Instant::now(), broken)).0,
+            };
             if since.elapsed() < CONFIRM {
                 return Some(CONFIRM);
             }
@@ -249,6 +255,17 @@ fn read(directory: &Path) -> Loaded {
         problems.push(Problem::Nothing { directory: directory.to_owned() });
     }
     Loaded { network: choice.config.map(Arc::new), problems }
+}
+
+fn broken_files(loaded: &Loaded) -> Vec<FileState> {
+    let state = |problem: &Problem| match problem {
+        Problem::Broken(error) => {
+            let modified = std::fs::metadata(error.path()).and_then(|meta| meta.modified());
+            Some((error.path().to_owned(), modified.ok()))
+        }
+        _ => None,
+    };
+    loaded.problems.iter().filter_map(state).collect()
 }
 
 fn report(loaded: &Loaded) {
