@@ -88,7 +88,12 @@ fn a_pid_that_is_no_child_is_not_believed() {
 fn a_process_that_ends_before_the_runtime_does_is_no_failure() {
     let mut plan = with_fake_runtime("");
     let pid = plan.launch.dir.join(PID);
-    let script = format!("sh -c 'sh -c \"exit 6\" & echo $! > {} ' ; sleep 0.2", pid.display());
+    // An orphan that ends once it is one; the runtime waits until the monitor has reaped it.
+    let script = format!(
+        "sh -c '(while kill -0 $$; do sleep 0.01; done; exit 6) & echo $! > {0}' 2>/dev/null; \
+         while kill -0 $(cat {0}); do sleep 0.01; done 2>/dev/null",
+        pid.display()
+    );
     plan.launch.runtime[2] = script.into();
     let container = plan.create();
     assert_eq!(container.wait_for_exit().code, 6);
