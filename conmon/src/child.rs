@@ -14,7 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, WaitId, WaitIdOptions};
 
 use crate::{procfs, sys};
 
@@ -26,12 +26,32 @@ const MAX_EARLY: usize = 512;
 /// would exempt it altogether, which can leave the kernel with nothing to kill.
 const OOM_SCORE_ADJ: i32 = -999;
 
-/// A child that has ended.
+/// Which process, for good: a pid alone may come to mean another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
+pub(crate) struct Process {
     pub(crate) pid: i32,
     /// As in /proc/PID/stat; 0 if that could not be read.
     pub(crate) start_time: u64,
+    /// Its process group when it was last looked at.
+    pub(crate) group: i32,
+    /// Its session when it was last looked at.
+    pub(crate) session: i32,
+}
+
+impl Process {
+    /// Looks at a process that cannot go away meanwhile: it is this one, or a child not reaped.
+    pub(crate) fn look_at(pid: i32) -> Process {
+        let stat = procfs::stat(pid);
+        let (start_time, group, session) =
+            stat.map_or((0, pid, pid), |stat| (stat.start_time, stat.group, stat.session));
+        Process { pid, start_time, group, session }
+    }
+}
+
+/// A child that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) process: Process,
     /// The exit status, or 128 + the signal's number.
     pub(crate) code: u8,
     /// When the monitor learned of it, in nanoseconds since the Unix epoch.
@@ -77,7 +97,7 @@ impl Spawner {
 pub(crate) fn next_ended() -> Option<Ended> {
     let pid = sys::find_ended_child()?;
     // Before the reaping: after it the entry in /proc is gone.
-    let start_time = procfs::stat(pid).map_or(0, |stat| stat.start_time);
+    let process = Process::look_at(pid);
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     let status = rustix::process::waitid(WaitId::Pid(Pid::from_raw(pid)?), options).ok()??;
     let code = match (status.exit_status(), status.terminating_signal()) {
@@ -85,15 +105,7 @@ pub(crate) fn next_ended() -> Option<Ended> {
         (None, Some(signal)) => 128 + signal,
         (None, None) => return None,
     };
-    Some(Ended { pid, start_time, code: u8::try_from(code).unwrap_or(u8::MAX), at_ns: now_ns() })
-}
-
-/// Kills a program that the monitor has started and not yet reaped, with its process group.
-pub(crate) fn kill_group(leader: i32) {
-    if let Some(leader) = Pid::from_raw(leader) {
-        // ESRCH is the only error there is: the group is gone already.
-        rustix::process::kill_process_group(leader, Signal::KILL).ok();
-    }
+    Some(Ended { process, code: u8::try_from(code).unwrap_or(u8::MAX), at_ns: now_ns() })
 }
 
 /// Ends of children that nobody has claimed yet.
@@ -106,7 +118,7 @@ pub(crate) struct Early {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claimed {
     /// It is a child of ours, alive or at least not reaped.
-    Child { start_time: u64 },
+    Child(Process),
     /// It has ended already.
     Ended(Ended),
     /// It never was a child of ours: the pid is not to be believed.
@@ -133,10 +145,10 @@ impl Early {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let id = Pid::from_raw(pid).map(WaitId::Pid);
         let child = id.is_some_and(|id| rustix::process::waitid(id, options).is_ok());
-        if let Some(stat) = procfs::stat(pid).filter(|_| child) {
-            return Claimed::Child { start_time: stat.start_time };
+        if child {
+            return Claimed::Child(Process::look_at(pid));
         }
-        match self.ended.iter().rposition(|ended| ended.pid == pid) {
+        match self.ended.iter().rposition(|ended| ended.process.pid == pid) {
             Some(at) => Claimed::Ended(self.ended.remove(at)),
             None => Claimed::Stranger,
         }
@@ -154,7 +166,8 @@ mod tests {
     use super::*;
 
     fn ended(pid: i32, code: u8) -> Ended {
-        Ended { pid, start_time: 1, code, at_ns: 2 }
+        let process = Process { pid, start_time: 1, group: 2, session: 3 };
+        Ended { process, code, at_ns: 4 }
     }
 
     #[test]
@@ -184,6 +197,6 @@ mod tests {
             early.remember(ended((1 << 23) + pid, 0));
         }
         assert_eq!(early.ended.len(), MAX_EARLY);
-        assert_eq!(early.ended[0].pid, (1 << 23) + 1000 - MAX_EARLY as i32);
+        assert_eq!(early.ended[0].process.pid, (1 << 23) + 1000 - MAX_EARLY as i32);
     }
 }

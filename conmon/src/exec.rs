@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use conmon::Reply;
 
-use crate::child::{Claimed, Early, Ended, Spawner, Streams, kill_group, now_ns};
+use crate::child::{Claimed, Early, Ended, Process, Spawner, Streams, now_ns};
 use crate::control::Slot;
 use crate::fault::Tried;
 use crate::procfs;
@@ -53,13 +53,13 @@ pub(crate) type Answer = (Slot, Reply);
 #[derive(Clone, Copy)]
 enum Stage {
     /// The runtime program is under way.
-    Starting { program: i32, deadline: Instant },
+    Starting { deadline: Instant },
     /// The runtime program has ended without a process.
     NotStarted,
     /// The process runs. `ended` is set when it has ended while its tree is being killed.
-    Running { pid: i32, start_time: u64, ended: Option<Ended> },
+    Running { process: Process, ended: Option<Ended> },
     /// The process has ended and the client has been told.
-    Ended { pid: i32, start_time: u64 },
+    Ended { process: Process },
 }
 
 struct Killing {
@@ -73,6 +73,8 @@ struct Killing {
 struct Exec {
     /// None: the client is gone.
     client: Option<Slot>,
+    /// The runtime program's pid.
+    program: i32,
     pid_file: PathBuf,
     stage: Stage,
     killing: Option<Killing>,
@@ -105,9 +107,13 @@ impl Execs {
             .tried(|| format!("start {}", argv[0].display()))
             .map_err(|fault| fault.chain())?;
         let deadline = Instant::now() + order.timeout.min(MAX_TIMEOUT);
-        let stage = Stage::Starting { program, deadline };
-        let exec = Exec { client: Some(client), pid_file: order.pid_file, stage, killing: None };
-        self.all.push(exec);
+        self.all.push(Exec {
+            client: Some(client),
+            program,
+            pid_file: order.pid_file,
+            stage: Stage::Starting { deadline },
+            killing: None,
+        });
         Ok(())
     }
 
@@ -118,7 +124,7 @@ impl Execs {
 
     /// Takes note of an ended child. None: it is none of ours.
     pub(crate) fn child_ended(&mut self, ended: &Ended, early: &mut Early) -> Option<Vec<Answer>> {
-        let at = self.all.iter().position(|exec| exec.is(ended.pid))?;
+        let at = self.all.iter().position(|exec| exec.is(ended.process.pid))?;
         let exec = &mut self.all[at];
         let mut answers = Vec::new();
         match &mut exec.stage {
@@ -167,7 +173,7 @@ impl Execs {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let due = self.all.iter().filter_map(|exec| match (&exec.killing, exec.stage) {
             (Some(killing), _) => Some(killing.next),
-            (None, Stage::Starting { deadline, .. }) => Some(deadline),
+            (None, Stage::Starting { deadline }) => Some(deadline),
             (None, _) => None,
         });
         due.min()
@@ -177,7 +183,7 @@ impl Execs {
     pub(crate) fn on_time(&mut self, now: Instant) -> Vec<Answer> {
         let mut answers = Vec::new();
         for exec in &mut self.all {
-            if let Stage::Starting { deadline, .. } = exec.stage
+            if let Stage::Starting { deadline } = exec.stage
                 && deadline <= now
             {
                 exec.kill("the runtime did not start the process in time".to_owned());
@@ -205,8 +211,8 @@ impl Exec {
     /// Whether an ended child is this exec's program or process.
     fn is(&self, ended: i32) -> bool {
         match self.stage {
-            Stage::Starting { program, .. } => program == ended,
-            Stage::Running { pid, ended: None, .. } => pid == ended,
+            Stage::Starting { .. } => self.program == ended,
+            Stage::Running { process, ended: None } => process.pid == ended,
             Stage::Running { .. } | Stage::NotStarted | Stage::Ended { .. } => false,
         }
     }
@@ -216,27 +222,26 @@ impl Exec {
         self.stage = Stage::NotStarted;
         if let Some(killing) = &mut self.killing {
             // It may have started the process before it was killed.
-            if let Ok((pid, Claimed::Child { start_time })) = claimed {
-                killing.tree.add(pid, start_time);
-                self.stage = Stage::Running { pid, start_time, ended: None };
+            if let Ok((_, Claimed::Child(process))) = claimed {
+                killing.tree.add(process);
+                self.stage = Stage::Running { process, ended: None };
             }
             return;
         }
         let failure = match (ended.code, claimed) {
-            (0, Ok((pid, Claimed::Child { start_time }))) => {
-                self.stage = Stage::Running { pid, start_time, ended: None };
+            (0, Ok((pid, Claimed::Child(process)))) => {
+                self.stage = Stage::Running { process, ended: None };
                 self.tell(Reply::ExecStarted { pid }, answers);
                 return;
             }
             (0, Ok((pid, Claimed::Ended(ended)))) => {
-                let start_time = ended.start_time;
-                self.stage = Stage::Running { pid, start_time, ended: Some(ended) };
+                self.stage = Stage::Running { process: ended.process, ended: Some(ended) };
                 self.tell(Reply::ExecStarted { pid }, answers);
                 self.tell_end(answers);
                 return;
             }
             (0, Ok((pid, Claimed::Stranger))) => {
-                format!("the runtime says it started {pid}, which is no process of its")
+                format!("the runtime says it started {pid}, which is no child of the monitor")
             }
             (0, Err(error)) => {
                 format!("read the pid file {}: {error}", self.pid_file.display())
@@ -248,11 +253,10 @@ impl Exec {
 
     /// Tells of the process's end, unless that has to wait for its tree.
     fn tell_end(&mut self, answers: &mut Vec<Answer>) {
-        if let (None, Stage::Running { pid, start_time, ended: Some(ended) }) =
-            (&self.killing, self.stage)
+        if let (None, Stage::Running { process, ended: Some(ended) }) = (&self.killing, self.stage)
         {
             self.tell(Reply::ExecExited { code: ended.code, at_ns: ended.at_ns }, answers);
-            self.stage = Stage::Ended { pid, start_time };
+            self.stage = Stage::Ended { process };
         }
     }
 
@@ -265,14 +269,8 @@ impl Exec {
             return;
         }
         let tree = match self.stage {
-            Stage::Starting { program, .. } => {
-                let tree = Tree::below_child(program);
-                kill_group(program);
-                tree
-            }
-            Stage::Running { pid, start_time, .. } | Stage::Ended { pid, start_time } => {
-                Tree::below(pid, start_time)
-            }
+            Stage::Starting { .. } => Tree::of(Process::look_at(self.program)),
+            Stage::Running { process, .. } | Stage::Ended { process } => Tree::of(process),
             Stage::NotStarted => return,
         };
         let now = Instant::now();

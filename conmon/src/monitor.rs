@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use conmon::{Exit, Launch, Reply};
 
-use crate::child::{self, Early, Ended, Spawner};
+use crate::child::{self, Early, Ended, Process, Spawner};
 use crate::console::Console;
 use crate::control::{Control, Slot};
 use crate::exec::Execs;
@@ -36,23 +36,16 @@ mod request;
 /// pid namespace of its own all other processes are gone by then, and nothing waits.
 const DRAIN: Duration = Duration::from_millis(100);
 
-/// The container's init.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Init {
-    pid: i32,
-    start_time: u64,
-}
-
 /// What the container is doing.
 enum Phase {
     /// The runtime program creates it.
     Creating { program: i32, deadline: Instant, said: Said },
     /// It is created, and perhaps started: the monitor need not know.
-    Living { init: Init },
+    Living { init: Process },
     /// Its init has ended; its output has not.
-    Draining { init: Init, ended: Ended, oom_killed: bool, deadline: Instant },
+    Draining { init: Process, ended: Ended, oom_killed: bool, deadline: Instant },
     /// All is known and published.
-    Ended { init: Init, exit: Exit },
+    Ended { init: Process, exit: Exit },
 }
 
 /// One monitor.
@@ -192,11 +185,11 @@ impl Monitor {
 
     fn child_ended(&mut self, ended: Ended) {
         match &self.phase {
-            Phase::Creating { program, .. } if *program == ended.pid => {
+            Phase::Creating { program, .. } if *program == ended.process.pid => {
                 self.runtime_ended(ended.code);
                 return;
             }
-            Phase::Living { init } if init.pid == ended.pid => {
+            Phase::Living { init } if init.pid == ended.process.pid => {
                 self.init_ended(ended);
                 return;
             }

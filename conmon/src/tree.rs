@@ -8,6 +8,7 @@
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use crate::child::Process;
 use crate::procfs;
 
 /// How many processes of a tree are kept in mind. A tree that grows faster than it can be killed
@@ -25,48 +26,58 @@ struct Member {
 pub(crate) struct Tree {
     members: Vec<Member>,
     /// This process, which may be the tree's root but is never killed.
-    own: i32,
+    own: Process,
 }
 
 impl Tree {
-    /// The tree below a process of which the start time is known. It may have ended.
-    pub(crate) fn below(root: i32, start_time: u64) -> Tree {
-        let members = vec![Member { pid: root, start_time }];
-        Tree { members, own: Pid::as_raw(Some(rustix::process::getpid())) }
-    }
-
-    /// The tree below a child that is not reaped yet, so that its pid can mean nothing else.
-    pub(crate) fn below_child(root: i32) -> Tree {
-        Tree::below(root, procfs::stat(root).map_or(0, |stat| stat.start_time))
+    /// The tree below a process, which may have ended.
+    pub(crate) fn of(root: Process) -> Tree {
+        let own = Process::look_at(Pid::as_raw(Some(rustix::process::getpid())));
+        let mut tree = Tree { members: Vec::new(), own };
+        tree.add(root);
+        tree
     }
 
     /// The tree below this process: its children, and what they have started.
     pub(crate) fn below_self() -> Tree {
-        Tree::below_child(Pid::as_raw(Some(rustix::process::getpid())))
+        Tree::of(Process::look_at(Pid::as_raw(Some(rustix::process::getpid()))))
     }
 
-    /// Adds another root.
-    pub(crate) fn add(&mut self, root: i32, start_time: u64) {
-        self.members.push(Member { pid: root, start_time });
+    /// Adds another root, with its group and session as far as they are not this process's.
+    ///
+    /// COMPAT: runc makes the process of an exec the leader of its session; crun 1.8 makes a
+    /// process the leader that is gone by then, so the number need not be any living pid.
+    pub(crate) fn add(&mut self, root: Process) {
+        self.members.push(Member { pid: root.pid, start_time: root.start_time });
+        for (leader, own) in [(root.group, self.own.group), (root.session, self.own.session)] {
+            if leader > 1 && leader != own && leader != root.pid {
+                // As long as the group or session lives its number is no other process's pid; if
+                // one has it later, its start time tells.
+                self.members.push(Member { pid: leader, start_time: 0 });
+            }
+        }
     }
 
     /// Kills what lives of the tree and returns how many processes that were. Zero means that the
     /// whole tree is gone.
+    ///
+    /// RACE: a process that is killed leaves its newest children without a parent by which they
+    /// could be found. So all are stopped first, as they are found, until nothing new shows:
+    /// what has been stopped starts no more, and what it has started still has its parent.
     pub(crate) fn kill(&mut self) -> usize {
-        let mut alive = 0;
         loop {
-            let found = self.members.len();
-            alive = alive.max(self.kill_once());
-            // A parent may stand behind its child in /proc: look again for what a new member
-            // brings in.
-            if self.members.len() == found || self.members.len() >= MAX_MEMBERS {
+            let known = self.members.len();
+            let alive = self.stop();
+            if self.members.len() == known || self.members.len() >= MAX_MEMBERS {
+                self.members.iter().for_each(|member| member.signal(Signal::KILL));
                 return alive;
             }
         }
     }
 
-    fn kill_once(&mut self) -> usize {
-        let (own, members) = (self.own, &mut self.members);
+    /// Looks at all processes once, and stops those that belong to the tree.
+    fn stop(&mut self) -> usize {
+        let (own, members) = (self.own.pid, &mut self.members);
         let mut alive = 0;
         let seen = procfs::for_each_process(|pid, stat| {
             let this = Member { pid, start_time: stat.start_time };
@@ -83,7 +94,7 @@ impl Tree {
             }
             if !stat.ended {
                 alive += 1;
-                kill(this);
+                this.signal(Signal::STOP);
             }
         });
         // Without /proc nothing can be said about who lives.
@@ -91,13 +102,15 @@ impl Tree {
     }
 }
 
-/// Kills a process unless its pid has come to mean another.
-fn kill(member: Member) {
-    let pidfd = Pid::from_raw(member.pid)
-        .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-    let same = procfs::stat(member.pid).is_some_and(|stat| stat.start_time == member.start_time);
-    if let Some(pidfd) = pidfd.filter(|_| same) {
-        // ESRCH: it ended meanwhile.
-        rustix::process::pidfd_send_signal(pidfd, Signal::KILL).ok();
+impl Member {
+    /// Sends a signal, unless the pid has come to mean another process or is this one.
+    fn signal(self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid).filter(|pid| *pid != rustix::process::getpid());
+        let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        let same = procfs::stat(self.pid).is_some_and(|stat| stat.start_time == self.start_time);
+        if let Some(pidfd) = pidfd.filter(|_| same) {
+            // ESRCH: it ended meanwhile.
+            rustix::process::pidfd_send_signal(pidfd, signal).ok();
+        }
     }
 }

@@ -94,7 +94,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        drop(rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH));
+        rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH).ok();
     }
 }
 
@@ -125,7 +125,7 @@ fn a_loss_at_the_very_end_is_told_of_when_the_log_is_settled() {
     let disk = SmallDisk::mount();
     let path = disk.0.path().join("0.log");
     let mut log = Log::open(Some(&path)).unwrap();
-    fs::write(disk.0.path().join("ballast"), vec![0; 1024 * 1024]).unwrap_err();
+    fs::write(disk.0.path().join("ballast"), vec![0; 2 * 1024 * 1024]).unwrap_err();
     log.write(Source::Stdout, b"lost\n");
     log.settle();
     assert_eq!(messages(&path), Vec::<String>::new());

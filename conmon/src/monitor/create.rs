@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use conmon::{PID, Reply};
 
-use super::{Init, Monitor, Phase};
+use super::{Monitor, Phase};
 use crate::child::{self, Claimed};
 use crate::fault::complain;
 use crate::oom::OomCounter;
@@ -57,16 +57,18 @@ impl Monitor {
 
     fn created(&mut self, pid: i32) {
         let claimed = self.early.claim(pid);
-        let start_time = match claimed {
-            Claimed::Child { start_time } => start_time,
-            Claimed::Ended(ended) => ended.start_time,
+        let init = match claimed {
+            Claimed::Child(process) => process,
+            Claimed::Ended(ended) => ended.process,
             Claimed::Stranger => {
-                return self.fail(&format!("the runtime says it created {pid}, no process of its"));
+                return self.fail(&format!(
+                    "the runtime says it created {pid}, which is no child of the monitor"
+                ));
             }
         };
         self.oom = OomCounter::open(pid)
             .inspect_err(|error| {
-                if matches!(claimed, Claimed::Child { .. }) {
+                if matches!(claimed, Claimed::Child(_)) {
                     complain(format_args!("{}: open the OOM counter: {error}", self.launch.id));
                 }
             })
@@ -76,8 +78,8 @@ impl Monitor {
         {
             complain(format_args!("{}: the runtime says: {}", self.launch.id, said.text()));
         }
-        self.phase = Phase::Living { init: Init { pid, start_time } };
-        let reply = Reply::Created { pid, start_time };
+        self.phase = Phase::Living { init };
+        let reply = Reply::Created { pid, start_time: init.start_time };
         self.control.publish(&reply, &self.poller);
         report::send(&reply);
         report::close();
