@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -65,6 +65,8 @@ struct Daemon {
     metrics: Arc<Metrics>,
     /// Becomes true when pods and containers have been found again.
     recovered: watch::Sender<bool>,
+    /// Pods whose network could not be given back yet.
+    owed: watch::Sender<usize>,
     cgroups: Cgroups,
     operations: Operations,
     /// Held for as long as the daemon lives.
@@ -159,6 +161,7 @@ impl Daemon {
             operations: operations.clone(),
         }));
         let (recovered, recovering) = watch::channel(false);
+        let (owed, owing) = watch::channel(0);
         let reporter = Arc::new(Reporter {
             config,
             host,
@@ -169,6 +172,7 @@ impl Daemon {
             images: images.clone(),
             layers: layers.clone(),
             cgroups: cgroups.clone(),
+            owed: owing,
             pod_cidr: Mutex::default(),
         });
         let daemon = Self {
@@ -179,6 +183,7 @@ impl Daemon {
             layers,
             metrics,
             recovered,
+            owed,
             cgroups,
             operations,
             _lock: lock,
@@ -218,16 +223,17 @@ impl Daemon {
         self.recovered.send_replace(true);
         drop(steps::spawn("slow steps", self.operations.clone().tell_slow_steps()));
         drop(steps::spawn("writable layers", self.layers.clone().sample()));
-        drop(steps::spawn("sweep", sweep(self.pods.clone(), self.containers.clone())));
+        let sweep = sweep(self.pods.clone(), self.containers.clone(), self.owed.clone());
+        drop(steps::spawn("sweep", sweep));
         drop(steps::spawn("inventory", retake(self.reporter.clone())));
         Ok(())
     }
 }
 
 /// Finishes what failed to be cleaned up, for as long as the daemon lives.
-async fn sweep(pods: Pods, containers: Containers) {
+async fn sweep(pods: Pods, containers: Containers, owed: watch::Sender<usize>) {
     loop {
-        pods.sweep_networks().await;
+        owed.send_replace(pods.sweep_networks().await);
         tokio::time::sleep(SWEEP).await;
         for swept in [containers.recover().await, pods.recover().await] {
             if let Err(error) = swept {

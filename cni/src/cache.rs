@@ -246,6 +246,22 @@ impl Cache {
 
     /// All entries, sorted by name, and the files that are none.
     pub fn list(&self) -> Result<(Vec<Entry>, Vec<Damaged>), CacheError> {
+        self.list_named(|_| true)
+    }
+
+    /// The entries of one container, and the files named for it that are none.
+    pub fn of_container(&self, id: &str) -> Result<(Vec<Entry>, Vec<Damaged>), CacheError> {
+        let part = format!("-{id}-");
+        let (mut entries, damaged) = self.list_named(|name| name.contains(&part))?;
+        // Networks may have hyphens in their names; what looks like the id may be a part of one.
+        entries.retain(|entry| entry.container_id == id);
+        Ok((entries, damaged))
+    }
+
+    fn list_named(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(Vec<Entry>, Vec<Damaged>), CacheError> {
         let failed = |source| CacheError::List { path: self.results.to_path_buf(), source };
         let directory = match fs::read_dir(&self.results) {
             Ok(directory) => directory,
@@ -255,7 +271,7 @@ impl Cache {
         let mut names = Vec::new();
         for file in directory {
             let name = file.map_err(failed)?.file_name().to_string_lossy().into_owned();
-            if !name.starts_with('.') {
+            if !name.starts_with('.') && wanted(&name) {
                 names.push(name);
             }
         }

@@ -155,24 +155,22 @@ impl Network {
 
     /// Detaches a container: DEL of every plugin in reverse order, each with the result of ADD.
     ///
-    /// Configuration, arguments and result are those that the cache remembers; only without an
-    /// entry are they the caller's. Stops at the first failure and keeps the entry, so that it can
+    /// Configuration, arguments and result are those that the cache remembers; only without a
+    /// usable entry are they the caller's. Stops at the first failure and keeps the entry, so that it can
     /// be repeated; after success the attachment is forgotten. Repeating a DEL is always right.
     pub async fn del(&self, attachment: &Attachment) -> Result<(), Error> {
         request::check_attachment(attachment)?;
         let remembered = match self.find(attachment).await {
             Ok(remembered) => remembered,
             Err(error) => {
-                tracing::warn!(
-                    container = attachment.container_id,
-                    network = self.config.name(),
-                    error = error::chain(&error),
-                    "the remembered attachment is unusable; DEL uses the current configuration"
-                );
+                self.warn_of_memory(attachment, &error);
                 None
             }
         };
-        let network = self.as_added(remembered.as_ref())?;
+        let network = self.as_added(remembered.as_ref()).unwrap_or_else(|error| {
+            self.warn_of_memory(attachment, &error);
+            self.clone()
+        });
         let (attachment, result) = match remembered {
             None => (attachment.clone(), None),
             Some(entry) => {
@@ -259,6 +257,15 @@ impl Network {
             network.config = config.into();
         }
         Ok(network)
+    }
+
+    fn warn_of_memory(&self, attachment: &Attachment, error: &Error) {
+        tracing::warn!(
+            container = attachment.container_id,
+            network = self.config.name(),
+            error = error::chain(error),
+            "what is remembered of the attachment is unusable; DEL uses the given configuration"
+        );
     }
 
     fn converted(&self, result: Value) -> Result<Value, Error> {

@@ -22,7 +22,9 @@ use super::create::Made;
 use super::record::{ContainerRecord, Ended, now_ns};
 use super::spec::ContainerSpec;
 use super::state::{Request, State, Verdict, admit};
-use super::{ContainerError, Key, Parts, PodPlace, Shared, cleanup, create, remove, start, stop};
+use super::{
+    ContainerError, Key, Parts, PodPlace, Shared, cleanup, create, remove, signal, start, stop,
+};
 
 /// Requests that may wait for one container. The kubelet has one worker a pod; people add a few.
 const MAILBOX: usize = 16;
@@ -144,7 +146,7 @@ pub fn new(
         ended: None,
         image: None,
         image_volumes: Vec::new(),
-        stop_signal: String::new(),
+        stop_signal: signal::TERM,
         user: None,
         process: None,
         cleaned: false,

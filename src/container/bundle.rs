@@ -5,9 +5,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::host::{CgroupVersion, Host};
+use crate::ids::ContainerId;
 use crate::image::Image;
+use crate::runtime::Features;
 
-use super::oci::{self, HostDevice, ImageDefaults, Inputs, PodPaths};
+use super::oci::{self, DeviceKind, HostDevice, HostFacts, ImageDefaults, Inputs, PodPaths};
 use super::record::ContainerRecord;
 use super::spec::{NamespaceMode, Profile, Security};
 use super::user::Identity;
@@ -58,7 +61,7 @@ pub fn write(
             shm: &pod.shm,
             cgroups_path: &record.cgroup,
         },
-        host: &parts.host.facts_for(&runtime.features),
+        host: &facts(&parts.host, &runtime.features),
         identity,
         rootfs: &parts.layout.rootfs(&record.id),
         image_volumes: volumes,
@@ -77,6 +80,24 @@ pub fn write(
     written.map_err(|source| ContainerError::File { action: "write", path, source })
 }
 
+/// What this host and this runtime can do.
+fn facts(host: &Host, features: &Features) -> HostFacts {
+    let grantable = host.capabilities.grantable().into_iter();
+    HostFacts {
+        oci_version: features.oci_version.clone(),
+        kernel: host.kernel.version,
+        cgroup_v2: host.cgroups.version == CgroupVersion::V2,
+        bounding: grantable.map(|name| name.trim_start_matches("CAP_").to_owned()).collect(),
+        oom_score_adj_min: host.oom_score_adj_min.into(),
+        seccomp: host.security.seccomp && features.seccomp.unwrap_or(true),
+        apparmor: host.security.apparmor,
+        rro: features.recursive_read_only,
+        idmap: features.idmapped_mounts,
+        hugetlb: host.cgroups.controller("hugetlb").is_some(),
+        swap_accounting: host.cgroups.counts_swap(),
+    }
+}
+
 /// The process namespace of another container of the pod (an ephemeral container's target).
 fn pid_target(
     parts: &Parts,
@@ -88,7 +109,7 @@ fn pid_target(
         field: "config.linux.security_context.namespace_options.target_id".to_owned(),
         problem: format!("container {id:?} {problem}"),
     };
-    let id = id.parse().map_err(|_| refuse("does not exist"))?;
+    let id: ContainerId = id.parse().map_err(|_| refuse("does not exist"))?;
     let known = parts.records.load(&id).map_err(|_| refuse("does not exist"))?;
     let target: ContainerRecord = known.ok_or_else(|| refuse("does not exist"))?;
     match target.process {
@@ -166,9 +187,9 @@ fn walk(host: &Path, inside: &Path, permissions: &str, found: &mut Vec<HostDevic
     } else if kind.is_char_device() || kind.is_block_device() {
         found.push(HostDevice {
             path: inside.to_owned(),
-            kind: if kind.is_char_device() { 'c' } else { 'b' },
-            major: i64::from(rustix::fs::major(node.rdev())),
-            minor: i64::from(rustix::fs::minor(node.rdev())),
+            kind: if kind.is_char_device() { DeviceKind::Char } else { DeviceKind::Block },
+            major: rustix::fs::major(node.rdev()),
+            minor: rustix::fs::minor(node.rdev()),
             mode: node.mode() & 0o7777,
             uid: node.uid(),
             gid: node.gid(),

@@ -3,8 +3,8 @@
 //! What the request names is looked at first and costs nothing; then the record, then the first
 //! resource. The runtime's `create` runs under the monitor, which holds the stdio from then on.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use conmon::Launch;
 
 use crate::image::{Image, ImagePin};
 use crate::monitor::{self, MonitorError};
-use crate::rootfs::{self, RootfsDirs};
+use crate::rootfs::{self, RootfsDirs, RootfsOptions};
 use crate::runtime::{CREATE_DEADLINE, Stdin, reason_in_log};
 use crate::steps::{Operation, blocking};
 use crate::undo::Undo;
@@ -20,10 +20,7 @@ use crate::undo::Undo;
 use super::record::{ContainerRecord, ImageUsed};
 use super::spec::ContainerSpec;
 use super::state::State;
-use super::{ContainerError, Parts, PodPlace, bundle, cleanup, remove, start, user, volumes};
-
-/// The signal that asks a container to end when neither the request nor the image names one.
-const DEFAULT_STOP_SIGNAL: &str = "SIGTERM";
+use super::{ContainerError, Parts, PodPlace, bundle, cleanup, remove, signal, start, user, volumes};
 
 /// A container that exists.
 pub struct Made {
@@ -143,16 +140,17 @@ fn used(image: &Image) -> ImageUsed {
     ImageUsed { id: image.id, reference: reference.unwrap_or_else(|| format!("sha256:{}", image.id)) }
 }
 
-fn stop_signal(spec: &ContainerSpec, image: &Image) -> String {
-    let asked = spec.stop_signal.as_ref().map(|signal| signal.name.clone());
-    let of_image = image.config.stop_signal.clone().filter(|signal| {
-        let known = crate::sys::signal::is_known(signal);
-        if !known {
-            tracing::warn!(image = %image.id, signal, "the image's stop signal is unknown");
+/// The signal that asks the container to end: the request's, else the image's, else SIGTERM.
+fn stop_signal(spec: &ContainerSpec, image: &Image) -> u8 {
+    let asked = spec.stop_signal.as_ref().and_then(|asked| signal::number(&asked.name));
+    let of_image = image.config.stop_signal.as_deref().and_then(|name| {
+        let number = signal::number(name);
+        if number.is_none() {
+            tracing::warn!(image = %image.id, signal = name, "the image's stop signal is unknown");
         }
-        known
+        number
     });
-    asked.or(of_image).unwrap_or_else(|| DEFAULT_STOP_SIGNAL.to_owned())
+    asked.or(of_image).unwrap_or(signal::TERM)
 }
 
 /// Makes the bundle's directories and mounts the container's root file system.
@@ -168,13 +166,8 @@ fn mount_rootfs(
         target: parts.layout.rootfs(&record.id),
     };
     directory(&parts.layout.bundle(&record.id), 0o700)?;
-    for dir in [&dirs.upper, &dirs.work, &dirs.target] {
-        directory(dir, 0o755)?;
-    }
-    if let Some(top) = image.layers.first() {
-        same_owner_and_mode(top, &dirs.upper)?;
-    }
-    rootfs::mount(&image.layers, &dirs)
+    directory(&layer, 0o711)?;
+    rootfs::mount(&image.layers, &dirs, &RootfsOptions::default())
         .map_err(|source| ContainerError::Rootfs { id: record.id, source })
 }
 
@@ -221,19 +214,6 @@ async fn launch(
 /// Where the log is: below the pod's directory, which the edge has checked.
 pub fn log_path(pod: &PodPlace, spec: &ContainerSpec) -> Option<PathBuf> {
     Some(pod.log_directory.as_ref()?.join(spec.log_path.as_ref()?))
-}
-
-/// The upper directory's owner and mode are those of the container's `/`.
-fn same_owner_and_mode(from: &Path, to: &Path) -> Result<(), ContainerError> {
-    let copied = fs::metadata(from).and_then(|of| {
-        chown(to, Some(of.uid()), Some(of.gid()))?;
-        fs::set_permissions(to, of.permissions())
-    });
-    copied.map_err(|source| ContainerError::File {
-        action: "set owner and mode of",
-        path: to.to_owned(),
-        source,
-    })
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), ContainerError> {

@@ -45,8 +45,8 @@ pub struct ContainerRecord {
     pub log: Option<PathBuf>,
     /// Its control group, as the runtime takes it.
     pub cgroup: String,
-    /// Name or number of the signal that asks it to end.
-    pub stop_signal: String,
+    /// Number of the signal that asks it to end.
+    pub stop_signal: u8,
     /// Who its process runs as.
     pub user: Option<Identity>,
     /// Its first process.

@@ -60,7 +60,11 @@ impl Containers {
                     let (all, places) = (self.clone(), places.clone());
                     restorations.spawn(async move {
                         let _place = places.acquire_owned().await;
-                        all.restore(record).await;
+                        // RACE: it may have been removed since the listing. Its record went before
+                        // its name did, so a record that is still there has no owner.
+                        if let Ok(Some(record)) = all.parts.records.load(&record.id) {
+                            all.restore(record).await;
+                        }
                     });
                 }
                 Err(RecordError::Damaged { path, problem }) => {
@@ -125,8 +129,11 @@ impl Containers {
         ids.sort_unstable();
         ids.dedup();
         for id in ids {
+            // RACE: it may have been removed since the listing; then its files are gone as well.
+            let there = || layout.bundle(&id).exists() || layout.writable_layer(&id).exists();
             if self.registry.get(&id).is_none()
                 && matches!(self.parts.records.load(&id), Ok(None))
+                && there()
                 && let Err(error) = end_orphan(&self.parts, id).await
             {
                 let error = crate::error::chain(&error);

@@ -17,7 +17,7 @@ pub async fn signal(parts: &Arc<Parts>, record: &ContainerRecord) {
     operation.step("runtime kill");
     let sent = match start::runtime(parts, record) {
         Ok(runtime) => runtime
-            .kill(&record.id, &record.stop_signal)
+            .kill(&record.id, record.stop_signal)
             .await
             .map_err(|source| ContainerError::Runtime { id: record.id, source }),
         Err(error) => Err(error),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::image::ImagePin;
 use crate::rootfs;
 use crate::steps::blocking;
-use crate::sys::{foreign, in_root};
+use crate::sys::{foreign, real_path};
 use crate::undo::Undo;
 
 use super::record::{ContainerRecord, ImageVolume};
@@ -106,12 +106,9 @@ async fn mount_image(
     let image = image.ok_or_else(|| failed("is not here".to_owned()))?;
     let pin = parts.images.pin(&image.id).map_err(|error| chained(&error))?;
     let volume = ImageVolume { id: image.id, target: target.clone() };
-    blocking(move || {
-        std::fs::create_dir_all(&target).map_err(rootfs::RootfsError::from_directory(&target))?;
-        rootfs::mount_readonly(&image.layers, &target)
-    })
-    .await
-    .map_err(|error| chained(&error))?;
+    blocking(move || rootfs::mount_readonly(&image.layers, &target))
+        .await
+        .map_err(|error| chained(&error))?;
     Ok((volume, pin))
 }
 
@@ -125,7 +122,7 @@ async fn content(
         return Ok(target.to_owned());
     }
     let (root, inside) = (target.to_owned(), sub_path.to_owned());
-    blocking(move || in_root::real_path(&root, &inside)).await.map_err(|error| {
+    blocking(move || real_path::inside(&root, &inside)).await.map_err(|error| {
         ContainerError::ImageVolume {
             reference: request.reference.clone(),
             problem: format!("has no {}: {error}", sub_path.display()),

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -15,6 +16,53 @@ use crate::metrics::Metrics;
 
 use super::status;
 
+/// Names of all RPCs, so that nothing a client sends becomes the label of a metric.
+const RPCS: [&str; 43] = [
+    "Version",
+    "RunPodSandbox",
+    "StopPodSandbox",
+    "RemovePodSandbox",
+    "PodSandboxStatus",
+    "ListPodSandbox",
+    "StreamPodSandboxes",
+    "CreateContainer",
+    "StartContainer",
+    "StopContainer",
+    "RemoveContainer",
+    "ListContainers",
+    "StreamContainers",
+    "ContainerStatus",
+    "UpdateContainerResources",
+    "ReopenContainerLog",
+    "ExecSync",
+    "Exec",
+    "Attach",
+    "PortForward",
+    "ContainerStats",
+    "ListContainerStats",
+    "StreamContainerStats",
+    "PodSandboxStats",
+    "ListPodSandboxStats",
+    "StreamPodSandboxStats",
+    "UpdateRuntimeConfig",
+    "Status",
+    "CheckpointContainer",
+    "CheckpointPod",
+    "RestorePod",
+    "GetContainerEvents",
+    "ListMetricDescriptors",
+    "ListPodSandboxMetrics",
+    "StreamPodSandboxMetrics",
+    "RuntimeConfig",
+    "UpdatePodSandboxResources",
+    "ListImages",
+    "StreamImages",
+    "ImageStatus",
+    "PullImage",
+    "RemoveImage",
+    "ImageFsInfo",
+];
+
 /// The one call that is answered while pods and containers are still being found.
 const VERSION: &str = "/runtime.v1.RuntimeService/Version";
 
@@ -22,12 +70,12 @@ const VERSION: &str = "/runtime.v1.RuntimeService/Version";
 #[derive(Clone)]
 pub struct Calls {
     recovered: watch::Receiver<bool>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 impl Calls {
     /// Lets calls through once `recovered` is true.
-    pub fn new(recovered: watch::Receiver<bool>, metrics: Metrics) -> Self {
+    pub fn new(recovered: watch::Receiver<bool>, metrics: Arc<Metrics>) -> Self {
         Self { recovered, metrics }
     }
 }
@@ -51,6 +99,7 @@ impl<S> Service<Request<Body>> for Called<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
+    S::Error: Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -65,7 +114,8 @@ where
         if path != VERSION && !*self.calls.recovered.borrow() {
             return Box::pin(std::future::ready(Ok(status::starting().into_http())));
         }
-        let rpc = path.rsplit('/').next().unwrap_or(path).to_owned();
+        let asked = path.rsplit('/').next().unwrap_or(path);
+        let rpc = RPCS.iter().find(|rpc| **rpc == asked).copied().unwrap_or("unknown");
         let metrics = self.calls.metrics.clone();
         let began = Instant::now();
         // The service that said it was ready is the one to call; its clone waits for its turn.
@@ -77,7 +127,7 @@ where
             // A call that failed has its status in the headers; a stream's comes too late for us.
             let failed = Status::from_header_map(answer.headers());
             let code = failed.as_ref().map_or(Code::Ok, Status::code);
-            metrics.call(&rpc, &format!("{code:?}"), took);
+            metrics.operation(rpc, status::name(code), took);
             let took_ms = took.as_millis();
             match failed {
                 Some(status) if code != Code::Ok => {

@@ -37,6 +37,8 @@ pub struct Reporter {
     pub layers: WritableLayers,
     /// Control groups.
     pub cgroups: Cgroups,
+    /// Pods whose network could not be given back yet.
+    pub owed: watch::Receiver<usize>,
     /// The range of pod addresses that the kubelet told last.
     pub pod_cidr: Mutex<String>,
 }
@@ -60,7 +62,7 @@ impl Reporter {
                 writable_bytes: self.layers.usage().used_bytes,
                 free_bytes: free_bytes(&self.config.root),
             },
-            owed: self.networks.owed().len(),
+            owed: *self.owed.borrow(),
         };
         let status = health::status(&facts);
         pb::StatusResponse {

@@ -50,8 +50,7 @@ impl Runtime {
         let filter = filter::PodFilter::from_pb(filter).map_err(refuse)?;
         let mut pods = self.pods.list();
         pods.retain(|pod| {
-            let ready = pod.state == crate::pod::state::State::Ready;
-            filter.matches(&pod.id.to_string(), ready, &pod.spec.labels)
+            filter.matches(&pod.id, view::pod_state(pod.state), &pod.spec.labels)
         });
         Ok(pods)
     }
@@ -63,8 +62,7 @@ impl Runtime {
         let filter = filter::ContainerFilter::from_pb(filter).map_err(refuse)?;
         let mut containers = self.containers.list();
         containers.retain(|c| {
-            let state = view::container_state(c.state);
-            filter.matches(&c.id.to_string(), state, &c.pod.to_string(), &c.spec.labels)
+            filter.matches(&c.id, &c.pod, view::container_state(c.state), &c.spec.labels)
         });
         Ok(containers)
     }
@@ -180,6 +178,8 @@ impl RuntimeService for Runtime {
         let pb::CreateContainerRequest { pod_sandbox_id, config, .. } = request.into_inner();
         let query = query("pod_sandbox_id", &pod_sandbox_id)?;
         let spec = convert::container::container_spec(config).map_err(refuse)?;
+        let pod = self.pods.record(&query).map_err(status)?;
+        convert::container::check_against_pod(&pod.spec, &spec).map_err(refuse)?;
         let id = self.pods.create_container(&query, spec).await.map_err(status)?;
         Ok(Response::new(pb::CreateContainerResponse { container_id: id.to_string() }))
     }

@@ -74,6 +74,16 @@ impl Cgroups {
         Self { version, unified, v1, unified_controllers: BTreeSet::new() }
     }
 
+    /// Whether the memory controller counts swap. cgroup2 shows it in every group but the root.
+    pub fn counts_swap(&self) -> bool {
+        if let Some(memory) = self.v1.get("memory") {
+            return memory.join("memory.memsw.limit_in_bytes").exists();
+        }
+        let Some(unified) = &self.unified else { return false };
+        let groups = std::fs::read_dir(unified).into_iter().flatten().flatten();
+        groups.into_iter().any(|group| group.path().join("memory.swap.max").exists())
+    }
+
     /// Adds the controllers that the cgroup2 mount has; none if that cannot be read.
     #[must_use]
     pub fn with_controllers(mut self) -> Self {

@@ -284,10 +284,10 @@ impl Actor {
         }
     }
 
-    /// Whether the namespaces are still pinned.
+    /// Whether the namespaces are still pinned, as far as the kernel tells.
     fn is_whole(&self) -> bool {
         let pins = self.parts.layout.pod_namespaces(&self.record.id);
-        self.record.spec.network == NamespaceMode::Node || namespaces::is_pinned(&pins.join("net"))
+        self.record.spec.network == NamespaceMode::Node || !matches!(namespaces::is_pinned(&pins.join("net")), Ok(false))
     }
 
     fn watch_pause(&self) {

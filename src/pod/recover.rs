@@ -30,7 +30,13 @@ impl Pods {
         for record in records {
             match record {
                 Ok(record) if self.registry.get(&record.id).is_some() => {}
-                Ok(record) => self.restore(record).await,
+                // RACE: it may have been removed since the listing. Its record went before its name
+                // did, so a record that is still there has no owner.
+                Ok(record) => {
+                    if let Ok(Some(record)) = self.parts.records.load(&record.id) {
+                        self.restore(record).await;
+                    }
+                }
                 Err(RecordError::Damaged { path, problem }) => {
                     tracing::error!(path = %path.display(), problem, "a pod's record is damaged; set aside");
                     self.parts.records.set_aside(&path)?;
@@ -85,6 +91,7 @@ impl Pods {
         for id in ids.collect::<Vec<_>>() {
             if self.registry.get(&id).is_none()
                 && matches!(self.parts.records.load(&id), Ok(None))
+                && self.parts.layout.pod(&id).exists()
                 && let Err(error) = end_orphan(&self.parts, id).await
             {
                 let error = crate::error::chain(&error);

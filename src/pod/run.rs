@@ -10,9 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::container::spec::NamespaceMode;
-use crate::network::{Attachment, resolv_conf};
+use crate::network::{Attachment, Bandwidth, hostname as hostname_file, resolv_conf};
 use crate::steps::{Operation, blocking};
-use crate::sys::{namespaces, tmpfs};
+use crate::sys::namespaces::{self, Namespace, PinRequest};
+use crate::sys::tmpfs;
 use crate::undo::Undo;
 
 use super::record::PodRecord;
@@ -98,11 +99,12 @@ async fn steps(
 
     if record.spec.network != NamespaceMode::Node {
         operation.step("cni add");
+        let attachment = attachment(parts, &record)?;
         undo.push("cni del", {
             let (parts, netns) = (parts.clone(), parts.layout.pod_namespaces(&id).join("net"));
             async move { parts.networks.del(&id.to_string(), Some(&netns)).await }
         });
-        let added = parts.networks.add(&attachment(parts, &record)).await;
+        let added = parts.networks.add(&attachment).await;
         record.addresses = added.map_err(|source| PodError::Network { id, source })?.ips;
     }
 
@@ -129,7 +131,7 @@ fn files(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
         })?,
     };
     write(&layout.pod_resolv_conf(id), &resolv)?;
-    write(&layout.pod_hostname(id), format!("{}\n", record.hostname).as_bytes())?;
+    write(&layout.pod_hostname(id), hostname_file::render(&record.hostname).as_bytes())?;
     if spec.ipc != NamespaceMode::Node {
         let shm = layout.pod_shm(id);
         make(&shm, 0o755)?;
@@ -141,13 +143,18 @@ fn files(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
 
 fn pin_namespaces(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
     let spec = &record.spec;
+    let mut own = Vec::new();
+    // With the node's network the node's name is the right one, too.
     let network = spec.network != NamespaceMode::Node;
-    let request = namespaces::PinRequest {
-        network,
-        ipc: spec.ipc != NamespaceMode::Node,
-        // With the node's network the node's name is the right one, too.
-        uts: network,
-        hostname: network.then(|| record.hostname.clone()),
+    if network {
+        own.extend([Namespace::Network, Namespace::Uts]);
+    }
+    if spec.ipc != NamespaceMode::Node {
+        own.push(Namespace::Ipc);
+    }
+    let request = PinRequest {
+        namespaces: &own,
+        hostname: network.then_some(record.hostname.as_str()),
         sysctls: &spec.sysctls,
     };
     namespaces::pin(&parts.layout.pod_namespaces(&record.id), &request)
@@ -155,19 +162,22 @@ fn pin_namespaces(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
 }
 
 /// What CNI is told of the pod.
-fn attachment(parts: &Parts, record: &PodRecord) -> Attachment {
+fn attachment(parts: &Parts, record: &PodRecord) -> Result<Attachment, PodError> {
     let spec = &record.spec;
-    Attachment {
-        pod_id: record.id.to_string(),
+    let bandwidth = Bandwidth::from_annotations(&spec.annotations).map_err(|error| {
+        let (field, problem) = ("config.annotations".to_owned(), crate::error::chain(&error));
+        PodError::Request { field, problem }
+    })?;
+    Ok(Attachment {
+        pod: record.id.to_string(),
         netns: parts.layout.pod_namespaces(&record.id).join("net"),
-        port_mappings: spec.port_mappings.clone(),
-        annotations: spec.annotations.clone(),
-        dns: spec.dns.clone(),
-        cgroup_parent: spec.cgroup_parent.clone(),
         namespace: spec.key.namespace.clone(),
         name: spec.key.name.clone(),
         uid: spec.key.uid.clone(),
-    }
+        port_mappings: spec.port_mappings.clone(),
+        bandwidth,
+        dns: spec.dns.clone(),
+    })
 }
 
 /// The host name inside a pod: as asked, else the node's with the node's network, else the pod's

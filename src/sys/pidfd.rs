@@ -1,5 +1,4 @@
 //! Processes by descriptor, so that a pid that was used again is never mistaken (pidfd_open(2)).
-#![allow(unsafe_code)]
 
 use std::fs;
 use std::io;

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::{Field, Invalid, Mistakes, image, mount, resources, security, shown, signal, text};
-use crate::container::oci::process::cwd_problem;
 use crate::container::spec::{ContainerSpec, NamespaceMode};
 use crate::cri::pb;
 use crate::pod::spec::PodSpec;
@@ -145,9 +144,6 @@ fn working_dir(m: &mut Mistakes, field: &Field<'_>, dir: String) -> Option<Strin
         return None;
     }
     text::absolute_path(m, field, &dir);
-    if let Some(problem) = cwd_problem(&dir).filter(|_| dir.starts_with('/')) {
-        m.add(field, format_args!("{} {problem}", shown(&dir)));
-    }
     Some(dir)
 }
 

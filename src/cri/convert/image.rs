@@ -1,13 +1,12 @@
 //! Images as requests name them, and the credentials to pull them.
 
-use std::fmt;
-
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::{Field, Invalid, Mistakes, text};
 use crate::container::spec::ImageRequest;
 use crate::cri::pb;
+use crate::image::Credentials;
 
 /// Longest reference: a name of 255 bytes, a registry, a tag and a digest are shorter together.
 const MAX_REFERENCE: usize = 1_024;
@@ -18,27 +17,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// What to show a registry. Empty = not given.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Credentials {
-    /// User.
-    pub username: String,
-    /// His password.
-    pub password: String,
-    /// OAuth2 refresh token, in place of a password.
-    pub identity_token: String,
-    /// Bearer token, used as it is.
-    pub registry_token: String,
-    /// The only registry they are for, if given.
-    pub server_address: String,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").finish_non_exhaustive()
-    }
-}
 
 /// The image named by a request's field `field`.
 pub fn image_request(field: &str, image: Option<pb::ImageSpec>) -> Result<ImageRequest, Invalid> {

@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use crate::container::spec::{ImageRequest, NamespaceMode};
+use crate::container::spec::ImageRequest;
 use crate::container::state::State as ContainerState;
 use crate::container::{ContainerRecord, record::ImageVolume};
 use crate::cri::pb;
 use crate::image::Image;
 use crate::pod::PodRecord;
-use crate::pod::spec::{PodKey, PodSpec};
 use crate::pod::state::State as PodState;
 
-use super::container::{image_spec_into_pb, mounts_into_pb, resources_into_pb};
+use super::container::metadata_into_pb as container_metadata;
+use super::image::image_into_pb;
+use super::pod::metadata_into_pb as pod_metadata;
+use super::{mounts_into_pb, namespace_options, resources_into_pb};
 
 /// A pod in a list.
 pub fn pod(record: &PodRecord) -> pb::PodSandbox {
@@ -40,7 +42,7 @@ pub fn pod_status(record: &PodRecord) -> pb::PodSandboxStatus {
             additional_ips: addresses.map(|ip| pb::PodIp { ip }).collect(),
         }),
         linux: Some(pb::LinuxPodSandboxStatus {
-            namespaces: Some(pb::Namespace { options: Some(namespaces(&record.spec)) }),
+            namespaces: Some(pb::Namespace { options: Some(namespace_options(&record.spec)) }),
         }),
         labels: record.spec.labels.clone(),
         annotations: record.spec.annotations.clone(),
@@ -48,38 +50,13 @@ pub fn pod_status(record: &PodRecord) -> pb::PodSandboxStatus {
     }
 }
 
-fn pod_metadata(key: &PodKey) -> pb::PodSandboxMetadata {
-    pb::PodSandboxMetadata {
-        name: key.name.clone(),
-        uid: key.uid.clone(),
-        namespace: key.namespace.clone(),
-        attempt: key.attempt,
-    }
-}
-
-fn pod_state(state: PodState) -> pb::PodSandboxState {
+/// A pod's state as the wire has it.
+pub fn pod_state(state: PodState) -> pb::PodSandboxState {
     match state {
         PodState::Ready => pb::PodSandboxState::SandboxReady,
         PodState::Creating | PodState::Stopping | PodState::NotReady | PodState::Removing => {
             pb::PodSandboxState::SandboxNotready
         }
-    }
-}
-
-fn namespaces(spec: &PodSpec) -> pb::NamespaceOption {
-    let mode = |mode: &NamespaceMode| {
-        i32::from(match mode {
-            NamespaceMode::Pod => pb::NamespaceMode::Pod,
-            NamespaceMode::Container => pb::NamespaceMode::Container,
-            NamespaceMode::Node => pb::NamespaceMode::Node,
-            NamespaceMode::Target(_) => pb::NamespaceMode::Target,
-        })
-    };
-    pb::NamespaceOption {
-        network: mode(&spec.network),
-        pid: mode(&spec.pid),
-        ipc: mode(&spec.ipc),
-        ..pb::NamespaceOption::default()
     }
 }
 
@@ -89,8 +66,8 @@ pub fn container(record: &ContainerRecord) -> pb::Container {
     pb::Container {
         id: record.id.to_string(),
         pod_sandbox_id: record.pod.to_string(),
-        metadata: Some(container_metadata(record)),
-        image: Some(image_spec_into_pb(&record.spec.image)),
+        metadata: Some(container_metadata(&record.spec)),
+        image: Some(image_into_pb(&record.spec.image)),
         image_ref,
         state: container_state(record.state).into(),
         created_at: record.created_at_ns,
@@ -107,13 +84,13 @@ pub fn container_status(record: &ContainerRecord) -> pb::ContainerStatus {
     let stop_signal = record.spec.stop_signal.as_ref();
     pb::ContainerStatus {
         id: record.id.to_string(),
-        metadata: Some(container_metadata(record)),
+        metadata: Some(container_metadata(&record.spec)),
         state: container_state(record.state).into(),
         created_at: record.created_at_ns,
         started_at: record.started_at_ns,
         finished_at: ended.map_or(0, |ended| ended.at_ns),
         exit_code: ended.map_or(0, |ended| ended.code),
-        image: Some(image_spec_into_pb(&record.spec.image)),
+        image: Some(image_into_pb(&record.spec.image)),
         image_ref,
         reason: ended.map(|ended| ended.reason.clone()).unwrap_or_default(),
         message: ended.map(|ended| ended.message.clone()).unwrap_or_default(),
@@ -146,11 +123,8 @@ fn mounts(record: &ContainerRecord) -> Vec<pb::Mount> {
     mounts
 }
 
-fn container_metadata(record: &ContainerRecord) -> pb::ContainerMetadata {
-    pb::ContainerMetadata { name: record.spec.name.clone(), attempt: record.spec.attempt }
-}
-
-fn container_state(state: ContainerState) -> pb::ContainerState {
+/// A container's state as the wire has it.
+pub fn container_state(state: ContainerState) -> pb::ContainerState {
     match state {
         ContainerState::Creating | ContainerState::Created | ContainerState::Starting => {
             pb::ContainerState::ContainerCreated
@@ -179,7 +153,7 @@ pub fn image(image: &Image) -> pb::Image {
         // A number or a name, never both (CRI `Image`).
         username: if uid.is_some() { String::new() } else { user.to_owned() },
         uid,
-        spec: Some(image_spec_into_pb(&ImageRequest {
+        spec: Some(image_into_pb(&ImageRequest {
             reference: format!("sha256:{}", image.id),
             ..ImageRequest::default()
         })),
@@ -212,9 +186,15 @@ pub fn pod_info(record: &PodRecord) -> BTreeMap<String, String> {
 /// What `crictl inspecti` shows besides the status.
 pub fn image_info(image: &Image) -> BTreeMap<String, String> {
     verbose(&serde_json::json!({
-        "imageSpec": image.config.raw(),
+        "imageSpec": raw_config(image),
         "layers": image.layers,
     }))
+}
+
+/// The configuration as it was received. One that went with its image meanwhile is null.
+fn raw_config(image: &Image) -> serde_json::Value {
+    let raw = image.raw_config().ok();
+    raw.and_then(|raw| serde_json::from_slice(&raw).ok()).unwrap_or_default()
 }
 
 fn verbose(info: &serde_json::Value) -> BTreeMap<String, String> {
