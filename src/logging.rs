@@ -1,6 +1,6 @@
 //! The log: lines on stderr, as text for people or as JSON for collectors, and panics among them.
 
-use std::backtrace::Backtrace;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
@@ -55,9 +55,29 @@ pub fn init(log: &Log) -> Result<(), LogError> {
         let message = panic.payload_as_str().unwrap_or("not a string");
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("unnamed");
-        // Only with RUST_BACKTRACE=1 is this more than one word.
+        // With RUST_BACKTRACE=1 only: it costs much and says little in a release build.
         let backtrace = Backtrace::capture();
-        tracing::error!(place, thread, %backtrace, "panic: {message}");
+        let backtrace =
+            (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(place, thread, backtrace, "panic: {message}");
     }));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_filter_that_is_none_is_named_and_installs_nothing() {
+        let log = Log { level: "crisol=loud".to_owned(), format: LogFormat::Text };
+        // Twice: a first attempt that had installed something would change the second error.
+        for _ in 0..2 {
+            let error = init(&log).unwrap_err();
+            assert_eq!(error.to_string(), "parse the log filter \"crisol=loud\"");
+            assert_eq!(error.kind(), Kind::Invalid);
+        }
+    }
 }

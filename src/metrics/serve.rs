@@ -29,8 +29,8 @@ const MAX_CONNECTIONS: usize = 16;
 /// A scraper sends its few headers at once.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A scraper that keeps its connection opens another one after this.
-const CONNECTION_DEADLINE: Duration = Duration::from_secs(300);
+/// For one request and its answer, some 20 KiB; nobody may hold one of the few connections.
+const CONNECTION_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Requests have no body and few headers.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -92,6 +92,7 @@ async fn connection(stream: TcpStream, metrics: Arc<Metrics>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
+        .keep_alive(false)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(CONNECTION_DEADLINE, connection).await {

@@ -68,16 +68,14 @@ fn capabilities(host: &Host, report: &mut Report) {
     }
 }
 
+/// The hard limit counts: the daemon raises its own to that.
 fn open_files(report: &mut Report) {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     match limit {
         Some(limit) if limit < MIN_OPEN_FILES => {
-            let what = format!("at most {limit} open files in this shell");
-            report.warn(
-                AREA,
-                what,
-                "the unit sets LimitNOFILE=1048576; elsewhere, ulimit -n 1048576",
-            );
+            let what = format!("at most {limit} open files, if crisol is started from here");
+            let remedy = "start it by its unit, which has LimitNOFILE=1048576, or raise ulimit -Hn";
+            report.warn(AREA, what, remedy);
         }
         Some(limit) => report.ok(AREA, format!("at most {limit} open files")),
         None => report.ok(AREA, "any number of open files"),
