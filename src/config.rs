@@ -1,14 +1,35 @@
 //! The daemon's configuration as validated. Nothing in here can be wrong any more.
 //!
-//! `raw` is what the files say; `check` turns that into a [`Config`] or into a list of all
-//! mistakes, each with file, key and line.
+//! ```text
+//!  crisol.toml, crisol.d/*.toml ─► raw ─► check ─► Config
+//!                                    │       │
+//!                     table (keys, defaults, │ reasons) ─► render ─► `crisol config`, deploy/, docs/
+//!                                    ▼       ▼
+//!                                  all mistakes at once, each with file, line and key
+//! ```
+//!
+//! Adding a key: a field here, a line in `table`, a line in `check`. Tests compare the rest.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Classify, Kind};
 
 pub mod check;
 pub mod raw;
+pub mod render;
+pub mod table;
+
+mod rules;
+
+#[cfg(test)]
+mod tests;
+
+pub use raw::{Mistake, Place};
+
+/// Where the configuration is when the command line names none. It need not exist.
+pub const DEFAULT_FILE: &str = "/etc/crisol/crisol.toml";
 
 /// Everything an operator can set.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,4 +166,44 @@ pub enum LogFormat {
 pub struct Metrics {
     /// Where `/metrics` is served; none = nowhere.
     pub listen: Option<SocketAddr>,
+}
+
+/// Everything that is wrong with the configuration, one line a mistake.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", lines(mistakes))]
+pub struct ConfigError {
+    /// In the order of the files, then of the lines.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl Classify for ConfigError {
+    fn kind(&self) -> Kind {
+        Kind::Invalid
+    }
+}
+
+fn lines(mistakes: &[Mistake]) -> String {
+    mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl Config {
+    /// Reads the main file and its drop-ins: `file`, which must exist, or [`DEFAULT_FILE`], which
+    /// need not. The drop-ins of `/a/b.toml` are `/a/b.d/*.toml`.
+    ///
+    /// # Errors
+    ///
+    /// All mistakes of all files, if there is one.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let raw = match file {
+            Some(file) => raw::read(file, raw::MainFile::Required),
+            None => raw::read(Path::new(DEFAULT_FILE), raw::MainFile::Optional),
+        };
+        check::config(raw, &check::Programs::of_this_host())
+    }
+
+    /// The configuration of a host without any file, with the programs of this host.
+    pub fn defaults() -> Self {
+        check::config(raw::Raw::default(), &check::Programs::of_this_host())
+            .expect("the table of defaults passes its own rules, a test says so")
+    }
 }

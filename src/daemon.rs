@@ -1,1 +1,350 @@
-//! Placeholder.
+//! Builds every part, finds what a former daemon left, serves, and goes down cleanly.
+//!
+//! Known by nobody but `main`. Containers are not the daemon's children and outlive it: going down
+//! means to finish what is in flight, no more.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use rustix::fs::FlockOperation;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::cgroup::{Cgroups, Driver};
+use crate::config::{CgroupDriver, Config, HandlerKind};
+use crate::container::{self, Containers};
+use crate::cri::image_service::ImageStore;
+use crate::cri::layer::Calls;
+use crate::cri::pb::image_service_server::ImageServiceServer;
+use crate::cri::pb::runtime_service_server::RuntimeServiceServer;
+use crate::cri::report::Reporter;
+use crate::cri::runtime_service::Runtime as RuntimeApi;
+use crate::error::chain;
+use crate::host::Host;
+use crate::image::Images;
+use crate::metrics::{self, Metrics};
+use crate::network::Networks;
+use crate::path::Layout;
+use crate::pod::{self, Pods};
+use crate::record::Records;
+use crate::runtime::handlers::Inventory;
+use crate::runtime::{Runtime, SystemdCgroup};
+use crate::stats::WritableLayers;
+use crate::steps::{self, Operations, blocking};
+
+/// The kubelet and crictl send and accept messages up to this.
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// How often leftovers, owed networks and the runtimes are looked at.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// How long requests in flight may take to end when the daemon goes down.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Runtime programs started side by side, per processor and at least; more only slow each other.
+const RUNTIMES_PER_CPU: usize = 4;
+
+/// All parts of a running daemon.
+struct Daemon {
+    pods: Pods,
+    containers: Containers,
+    reporter: Arc<Reporter>,
+    images: Images,
+    layers: WritableLayers,
+    metrics: Arc<Metrics>,
+    /// Becomes true when pods and containers have been found again.
+    recovered: watch::Sender<bool>,
+    /// Pods whose network could not be given back yet.
+    owed: watch::Sender<usize>,
+    cgroups: Cgroups,
+    operations: Operations,
+    /// Held for as long as the daemon lives.
+    _lock: File,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    raise_descriptor_limit();
+    let listener = config.cri.listen.clone();
+    let metrics_address = config.metrics.listen;
+    let daemon = Daemon::build(config).await?;
+    let socket = bind(&listener)?;
+    let (stop, stopping) = watch::channel(false);
+    if let Some(address) = metrics_address {
+        let bound = metrics::serve::listen(address).await?;
+        let served = metrics::serve::serve(bound, daemon.metrics.clone(), until(stopping.clone()));
+        drop(steps::spawn("metrics", served));
+    }
+    let server = tokio::spawn(daemon.server(socket, stopping));
+    daemon.recover().await?;
+    tracing::info!(socket = %listener.display(), "serving");
+    sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
+
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: going down"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: going down"),
+    }
+    sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
+    stop.send_replace(true);
+    let drained = async {
+        server.await.ok();
+        while !daemon.operations.snapshot().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("requests are still in flight; their records tell the next daemon");
+    }
+    fs::remove_file(&listener).ok();
+    let cgroups = daemon.cgroups.clone();
+    blocking(move || cgroups.remove_default_parent()).await;
+    Ok(())
+}
+
+impl Daemon {
+    async fn build(config: Config) -> anyhow::Result<Self> {
+        let layout = Layout::new(&config.root, &config.state);
+        directories(&layout)?;
+        let lock = lock(&layout.lock())?;
+        let host = Host::gather()?;
+        let cgroups = cgroups(&config, &host);
+        blocking({
+            let cgroups = cgroups.clone();
+            move || cgroups.make_default_parent()
+        })
+        .await;
+        let inventory = Inventory::take(&config.runtime).await;
+        let images = blocking({
+            let (dir, config) = (layout.images(), config.image.clone());
+            move || Images::open(&dir, &config)
+        })
+        .await
+        .context("open the image store")?;
+        let networks = Networks::new(&config.network, layout.cni_cache());
+        let operations = Operations::default();
+        let metrics = Arc::new(Metrics::new()?);
+        let layers = WritableLayers::new(layout.writable_layers());
+
+        let containers = Containers::new(Arc::new(container::Parts {
+            layout: layout.clone(),
+            records: Records::open(layout.container_records())?,
+            images: images.clone(),
+            runtimes: runtimes(&config, &inventory, &host, cgroups.driver()),
+            monitor: config.runtime.monitor.clone(),
+            cgroups: cgroups.clone(),
+            host: host.clone(),
+            operations: operations.clone(),
+        }));
+        let pods = Pods::new(Arc::new(pod::Parts {
+            layout: layout.clone(),
+            records: Records::open(layout.pod_records())?,
+            containers: containers.clone(),
+            networks: networks.clone(),
+            cgroups: cgroups.clone(),
+            host: host.clone(),
+            monitor: config.runtime.monitor.clone(),
+            handlers: oci_handlers(&config),
+            default_handler: config.runtime.default_handler.clone(),
+            operations: operations.clone(),
+        }));
+        let (recovered, recovering) = watch::channel(false);
+        let (owed, owing) = watch::channel(0);
+        let reporter = Arc::new(Reporter {
+            config,
+            host,
+            inventory: Arc::new(ArcSwap::from_pointee(inventory)),
+            recovered: recovering,
+            networks,
+            operations: operations.clone(),
+            images: images.clone(),
+            layers: layers.clone(),
+            cgroups: cgroups.clone(),
+            owed: owing,
+            pod_cidr: Mutex::default(),
+        });
+        let daemon = Self {
+            pods,
+            containers,
+            reporter,
+            images,
+            layers,
+            metrics,
+            recovered,
+            owed,
+            cgroups,
+            operations,
+            _lock: lock,
+        };
+        Ok(daemon)
+    }
+
+    /// The gRPC server: it listens at once and answers `Version`; the rest waits for recovery.
+    fn server(
+        &self,
+        socket: UnixListener,
+        stopping: watch::Receiver<bool>,
+    ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<> {
+        let (pods, containers) = (self.pods.clone(), self.containers.clone());
+        let runtime = RuntimeApi::new(pods, containers, self.reporter.clone());
+        let images = ImageStore::new(self.images.clone(), self.layers.clone());
+        let calls = Calls::new(self.recovered.subscribe(), self.metrics.clone());
+        Server::builder()
+            .layer(calls)
+            .add_service(
+                RuntimeServiceServer::new(runtime)
+                    .max_decoding_message_size(MAX_MESSAGE)
+                    .max_encoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(
+                ImageServiceServer::new(images)
+                    .max_decoding_message_size(MAX_MESSAGE)
+                    .max_encoding_message_size(MAX_MESSAGE),
+            )
+            .serve_with_incoming_shutdown(UnixListenerStream::new(socket), until(stopping))
+    }
+
+    /// Finds what a former daemon left, then starts what goes on in the background.
+    async fn recover(&self) -> anyhow::Result<()> {
+        self.containers.recover().await.context("find containers again")?;
+        self.pods.recover().await.context("find pods again")?;
+        self.recovered.send_replace(true);
+        drop(steps::spawn("slow steps", self.operations.clone().tell_slow_steps()));
+        drop(steps::spawn("writable layers", self.layers.clone().sample()));
+        let sweep = sweep(self.pods.clone(), self.containers.clone(), self.owed.clone());
+        drop(steps::spawn("sweep", sweep));
+        drop(steps::spawn("inventory", retake(self.reporter.clone())));
+        Ok(())
+    }
+}
+
+/// Finishes what failed to be cleaned up, for as long as the daemon lives.
+async fn sweep(pods: Pods, containers: Containers, owed: watch::Sender<usize>) {
+    loop {
+        owed.send_replace(pods.sweep_networks().await);
+        tokio::time::sleep(SWEEP).await;
+        for swept in [containers.recover().await, pods.recover().await] {
+            if let Err(error) = swept {
+                tracing::error!(error = %chain(&error), "look for leftovers");
+            }
+        }
+    }
+}
+
+/// Looks at the runtimes again and again, so that a repaired node becomes ready.
+async fn retake(reporter: Arc<Reporter>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let inventory = Inventory::take(&reporter.config.runtime).await;
+        reporter.inventory.store(Arc::new(inventory));
+    }
+}
+
+async fn until(mut stopping: watch::Receiver<bool>) {
+    stopping.wait_for(|stopping| *stopping).await.ok();
+}
+
+/// 0711 lets a process in a pod's user namespace reach what is mounted for it, and lists nothing.
+fn directories(layout: &Layout) -> anyhow::Result<()> {
+    let all = [
+        layout.root().to_owned(),
+        layout.state().to_owned(),
+        layout.pods(),
+        layout.bundles(),
+        layout.writable_layers(),
+    ];
+    for dir in all {
+        DirBuilder::new()
+            .recursive(true)
+            .create(&dir)
+            .and_then(|()| fs::set_permissions(&dir, PermissionsExt::from_mode(0o711)))
+            .with_context(|| format!("make {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Two daemons never share a root. The lock goes with the process.
+fn lock(path: &Path) -> anyhow::Result<File> {
+    let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
+    let mut file = open.with_context(|| format!("open {}", path.display()))?;
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut owner = String::new();
+        file.read_to_string(&mut owner).ok();
+        bail!("{} is locked by another crisol, process {}", path.display(), owner.trim());
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
+/// Listens under another name first, so that nobody ever sees a socket with a wider mode.
+fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        bail!("somebody else listens on {}", path.display());
+    }
+    let beside = path.with_extension("new");
+    fs::remove_file(&beside).ok();
+    let listener = UnixListener::bind(&beside).with_context(|| format!("bind {}", path.display()))?;
+    fs::set_permissions(&beside, PermissionsExt::from_mode(0o660))?;
+    fs::rename(&beside, path).with_context(|| format!("bind {}", path.display()))?;
+    Ok(listener)
+}
+
+fn cgroups(config: &Config, host: &Host) -> Cgroups {
+    let driver = match host.cgroup_driver(config.cgroup.driver) {
+        CgroupDriver::Systemd => Driver::Systemd,
+        CgroupDriver::Auto | CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+    };
+    let mounted = &host.cgroups;
+    let hierarchies: BTreeSet<_> = mounted.v1.values().chain(&mounted.unified).cloned().collect();
+    Cgroups::new(driver, hierarchies.into_iter().collect())
+}
+
+fn oci_handlers(config: &Config) -> BTreeSet<String> {
+    let handlers = config.runtime.handlers.iter();
+    handlers.filter(|(_, h)| h.kind == HandlerKind::Oci).map(|(name, _)| name.clone()).collect()
+}
+
+fn runtimes(
+    config: &Config,
+    inventory: &Inventory,
+    host: &Host,
+    driver: Driver,
+) -> std::collections::BTreeMap<String, Arc<Runtime>> {
+    let systemd = match driver {
+        Driver::Systemd => SystemdCgroup::Yes,
+        Driver::Cgroupfs => SystemdCgroup::No,
+    };
+    let slots = Arc::new(Semaphore::new(host.cpus * RUNTIMES_PER_CPU));
+    let usable = config.runtime.handlers.iter().filter_map(|(name, handler)| {
+        let report = inventory.handlers.get(name).filter(|_| handler.kind == HandlerKind::Oci)?;
+        let runtime = Runtime::new(handler, report.features.clone(), systemd, slots.clone());
+        Some((name.clone(), Arc::new(runtime)))
+    });
+    usable.collect()
+}
+
+/// Every container costs a descriptor; the soft limit is for programs that use select(2).
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "raise the limit of open files");
+    }
+}

@@ -22,6 +22,8 @@ pub enum Kind {
     TimedOut,
     /// A newer request took this one's place.
     Superseded,
+    /// The runtime refused what was asked, in its own words.
+    Refused,
     /// Not now: starting, network not configured, a helper program failed.
     Unavailable,
     /// The credentials were refused.

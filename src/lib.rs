@@ -1,13 +1,15 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 // In reading order.
+pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod logging;
+pub mod preflight;
 
 pub mod cri;
 
 pub mod container;
-pub mod events;
 pub mod health;
 pub mod image;
 pub mod pod;
@@ -20,6 +22,7 @@ pub mod rootfs;
 pub mod runtime;
 
 pub mod error;
+pub mod host;
 pub mod ids;
 pub mod metrics;
 pub mod path;

@@ -1,9 +1,269 @@
-//! Pods.
+//! Pods: the public face. Run, stop, remove, find, list; and creating a container in one.
+//!
+//! A pod is a group of pinned namespaces, a network attachment, and a few files; a process of its
+//! own (the pause) exists only where its containers share a process namespace. Every pod is owned
+//! by one task (`actor`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::container::spec::{ContainerSpec, NamespaceMode};
+use crate::container::{self, Containers, PodPlace};
+use crate::ids::{ContainerId, IdQuery, PodId};
+use crate::registry::{Registry, Reserved};
 
 pub mod actor;
+pub mod error;
+pub mod gate;
+pub mod parts;
+pub mod pause;
+pub mod record;
 pub mod recover;
 pub mod remove;
 pub mod run;
 pub mod spec;
 pub mod state;
 pub mod stop;
+
+pub use error::PodError;
+pub use parts::Parts;
+pub use record::PodRecord;
+
+use actor::{Command, Creation, Handle};
+use spec::{PodKey, PodSpec};
+use state::State;
+
+/// An error that several callers wait for.
+pub type Shared = Arc<PodError>;
+
+/// All pods of the node.
+#[derive(Clone)]
+pub struct Pods {
+    registry: Arc<Registry<PodKey, Handle>>,
+    parts: Arc<Parts>,
+}
+
+impl Pods {
+    /// No pods yet; they are made with `parts`.
+    pub fn new(parts: Arc<Parts>) -> Self {
+        Self { registry: Arc::default(), parts }
+    }
+
+    /// Runs a pod, or joins the same one that is being run or runs already.
+    pub async fn run(&self, spec: PodSpec) -> Result<PodId, Shared> {
+        let handler = self.check(&spec)?;
+        let id = PodId::random();
+        let (key, spec) = (spec.key.clone(), Arc::new(spec));
+        let mut born = None;
+        let reserved = self.registry.reserve(&key, &id, || {
+            let (handle, actor) = actor::new(id, spec.clone(), handler, self.parts.clone());
+            born = Some(actor);
+            handle
+        });
+        let handle = match reserved {
+            Reserved::New(handle) => {
+                if let Some(actor) = born {
+                    let registry = self.registry.clone();
+                    drop(crate::steps::spawn("pod", async move { actor.run(registry).await }));
+                }
+                handle
+            }
+            Reserved::Existing(handle) => {
+                Self::check_same(&handle, &spec)?;
+                handle
+            }
+        };
+        let mut creation = handle.creation.clone();
+        match creation.wait_for(|creation| !matches!(creation, Creation::Pending)).await.as_deref() {
+            Ok(Creation::Failed(error)) => Err(error.clone()),
+            Ok(_) => Ok(handle.id),
+            Err(_) => Err(Arc::new(PodError::Gone { id: handle.id })),
+        }
+    }
+
+    /// Ends everything in a pod and gives its network back. Absent is fine.
+    pub async fn stop(&self, query: &IdQuery) -> Result<(), Shared> {
+        match self.find(query)? {
+            Some(handle) => self.ask(handle, Command::Stop).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Stops a pod and forgets it and its containers. Absent is fine.
+    pub async fn remove(&self, query: &IdQuery) -> Result<(), Shared> {
+        match self.find(query)? {
+            Some(handle) => self.ask(handle, Command::Remove).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Creates a container in a pod that is ready.
+    ///
+    /// # Errors
+    /// [`PodError::Container`] with the container's own error.
+    pub async fn create_container(
+        &self,
+        query: &IdQuery,
+        spec: ContainerSpec,
+    ) -> Result<ContainerId, Shared> {
+        let handle = self.handle(query)?;
+        let record = handle.record();
+        let not_ready = || Arc::new(PodError::NotReady { id: record.id, state: record.state });
+        if record.state != State::Ready {
+            return Err(not_ready());
+        }
+        let pass = handle.gate.enter().ok_or_else(not_ready)?;
+        let created = self.containers().create(self.place(&record), spec, pass).await;
+        created.map_err(|source| Arc::new(PodError::Container(source)))
+    }
+
+    /// The pod's published record.
+    pub fn record(&self, query: &IdQuery) -> Result<Arc<PodRecord>, Shared> {
+        let record = self.handle(query)?.record();
+        match record.state {
+            State::Creating => {
+                Err(Arc::new(PodError::NotFound { query: query.as_str().to_owned() }))
+            }
+            _ => Ok(record),
+        }
+    }
+
+    /// Everything published, in the order of ids; what is still being made is left out.
+    pub fn list(&self) -> Vec<Arc<PodRecord>> {
+        let records = self.registry.list().into_iter().map(|handle| handle.record());
+        records.filter(|record| record.state != State::Creating).collect()
+    }
+
+    /// Gives back network attachments that no pod accounts for; called again and again. Returns how
+    /// many are still owed.
+    pub async fn sweep_networks(&self) -> usize {
+        let owed = match self.parts.networks.owed().await {
+            Ok(owed) => owed,
+            Err(error) => {
+                tracing::warn!(error = %crate::error::chain(&error), "list owed networks");
+                return 0;
+            }
+        };
+        let mut left = 0;
+        for owed in owed {
+            let uses = |handle: &Handle| {
+                let record = handle.record();
+                record.id.to_string() == owed
+                    && matches!(record.state, State::Creating | State::Ready | State::Stopping)
+            };
+            if !self.registry.list().iter().any(uses) {
+                match self.parts.networks.del(&owed, None).await {
+                    Ok(()) => tracing::info!(pod = owed, "owed network removed"),
+                    Err(error) => {
+                        let error = crate::error::chain(&error);
+                        tracing::warn!(pod = owed, error, "network is still owed");
+                        left += 1;
+                    }
+                }
+            }
+        }
+        left
+    }
+
+    fn containers(&self) -> &Containers {
+        &self.parts.containers
+    }
+
+    /// What of the request this host decides; returns the handler's name.
+    fn check(&self, spec: &PodSpec) -> Result<String, Shared> {
+        let handler = match spec.handler.as_str() {
+            "" => self.parts.default_handler.clone(),
+            named => named.to_owned(),
+        };
+        if !self.parts.handlers.contains(&handler) {
+            let field = "runtime_handler".to_owned();
+            let problem = format!("{handler:?} is not configured");
+            return Err(Arc::new(PodError::Request { field, problem }));
+        }
+        if spec.user_namespace.is_some() {
+            let field = "config.linux.security_context.namespace_options.userns_options".to_owned();
+            let problem = format!("handler {handler:?} offers no user namespaces");
+            return Err(Arc::new(PodError::Request { field, problem }));
+        }
+        if let Some(parent) = &spec.cgroup_parent {
+            self.parts.cgroups.check_parent(parent).map_err(|error| {
+                let (field, problem) = ("config.linux.cgroup_parent".to_owned(), error.to_string());
+                Arc::new(PodError::Request { field, problem })
+            })?;
+        }
+        Ok(handler)
+    }
+
+    /// A second request for the same pod must ask for the same, of a pod that lives.
+    fn check_same(handle: &Handle, spec: &PodSpec) -> Result<(), Shared> {
+        let existing = handle.record();
+        if *existing.spec != *spec {
+            return Err(Arc::new(PodError::NameTaken { id: existing.id }));
+        }
+        match existing.state {
+            State::Creating | State::Ready => Ok(()),
+            state => Err(Arc::new(PodError::NotReady { id: existing.id, state })),
+        }
+    }
+
+    /// What the pod's containers use of it.
+    fn place(&self, record: &PodRecord) -> PodPlace {
+        let layout = &self.parts.layout;
+        let namespaces = layout.pod_namespaces(&record.id);
+        let spec = &record.spec;
+        let pinned = |own: bool, name: &str| own.then(|| namespaces.join(name));
+        PodPlace {
+            id: record.id,
+            name: spec.key.name.clone(),
+            namespace: spec.key.namespace.clone(),
+            uid: spec.key.uid.clone(),
+            hostname: record.hostname.clone(),
+            net: pinned(spec.network != NamespaceMode::Node, "net"),
+            ipc: pinned(spec.ipc != NamespaceMode::Node, "ipc"),
+            uts: pinned(spec.network != NamespaceMode::Node, "uts"),
+            pid: pinned(record.pause.is_some(), "pid"),
+            resolv_conf: layout.pod_resolv_conf(&record.id),
+            hostname_file: layout.pod_hostname(&record.id),
+            shm: match spec.ipc {
+                NamespaceMode::Node => PathBuf::from("/dev/shm"),
+                _ => layout.pod_shm(&record.id),
+            },
+            cgroup_parent: spec.cgroup_parent.clone(),
+            log_directory: spec.log_directory.clone(),
+            handler: record.handler.clone(),
+        }
+    }
+
+    async fn ask(
+        &self,
+        handle: Handle,
+        command: impl FnOnce(oneshot::Sender<Result<(), Shared>>) -> Command,
+    ) -> Result<(), Shared> {
+        let id = handle.id;
+        let (reply, replied) = oneshot::channel();
+        handle.commands.try_send(command(reply)).map_err(|error| {
+            Arc::new(match error {
+                mpsc::error::TrySendError::Full(_) => PodError::Busy { id },
+                mpsc::error::TrySendError::Closed(_) => PodError::Gone { id },
+            })
+        })?;
+        replied.await.unwrap_or_else(|_| Err(Arc::new(PodError::Gone { id })))
+    }
+
+    fn handle(&self, query: &IdQuery) -> Result<Handle, Shared> {
+        self.find(query)?
+            .ok_or_else(|| Arc::new(PodError::NotFound { query: query.as_str().to_owned() }))
+    }
+
+    fn find(&self, query: &IdQuery) -> Result<Option<Handle>, Shared> {
+        self.registry.find(query).map_err(|source| Arc::new(PodError::Ambiguous(source)))
+    }
+}
+
+impl From<container::Shared> for PodError {
+    fn from(source: container::Shared) -> Self {
+        Self::Container(source)
+    }
+}

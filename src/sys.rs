@@ -1,1 +1,11 @@
-//! Placeholder.
+//! What the daemon asks of the kernel directly. Knows none of our types. The only `unsafe` of the
+//! daemon is here.
+#![allow(unsafe_code)]
+
+pub mod foreign;
+pub mod namespaces;
+pub mod pass_fds;
+pub mod pidfd;
+pub mod real_path;
+pub mod sysctl;
+pub mod tmpfs;

@@ -1,1 +1,524 @@
-//! Placeholder.
+//! The one task that owns a container.
+//!
+//! Facts come first (the monitor's, then those of steps that finished), then the deadline of a
+//! stop, then requests: `state::admit` decides what a request means now. Steps run as tasks of
+//! their own and come back as facts, so a stop that takes a minute does not hold up anything, and
+//! a request's caller may go away without anything stopping half-way.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::image::ImagePin;
+use crate::ids::ContainerId;
+use crate::monitor;
+use crate::registry::Registry;
+
+use super::create::Made;
+use super::record::{ContainerRecord, Ended, now_ns};
+use super::spec::ContainerSpec;
+use super::state::{Request, State, Verdict, admit};
+use super::{
+    ContainerError, Key, Parts, PodPlace, Shared, cleanup, create, remove, signal, start, stop,
+};
+
+/// Requests that may wait for one container. The kubelet has one worker a pod; people add a few.
+const MAILBOX: usize = 16;
+
+/// Requests that may wait for a step of one container to end.
+const MAX_DEFERRED: usize = 64;
+
+/// Finished steps that wait to be looked at; more steps never run at once.
+const MAX_FACTS: usize = 8;
+
+/// After this a kill that did not end the process is tried again.
+const KILL_AGAIN: Duration = Duration::from_secs(5);
+
+/// How a request is answered.
+pub type Reply = oneshot::Sender<Result<(), Shared>>;
+
+/// What is asked of a container.
+pub enum Command {
+    /// Let the process go.
+    Start(Reply),
+    /// End the process.
+    Stop {
+        /// How long it may take to end by itself.
+        grace: Duration,
+        /// Answered when it has ended.
+        reply: Reply,
+    },
+    /// Give everything back.
+    Remove(Reply),
+}
+
+/// How a creation stands.
+#[derive(Debug)]
+pub enum Creation {
+    /// In flight.
+    Pending,
+    /// The container exists.
+    Done,
+    /// It does not, and everything was undone.
+    Failed(Shared),
+}
+
+/// Where a container is reached.
+#[derive(Clone)]
+pub struct Handle {
+    /// Which.
+    pub id: ContainerId,
+    /// Its mailbox.
+    pub commands: mpsc::Sender<Command>,
+    /// How its creation stands.
+    pub creation: watch::Receiver<Creation>,
+    published: watch::Receiver<Arc<ContainerRecord>>,
+}
+
+impl Handle {
+    /// What the owner published last.
+    pub fn record(&self) -> Arc<ContainerRecord> {
+        self.published.borrow().clone()
+    }
+}
+
+/// What a finished step comes back with.
+enum Fact {
+    Started(Result<(), ContainerError>),
+    Cleaned(Result<(), ContainerError>),
+    Removed(Result<(), ContainerError>),
+}
+
+/// A container's owner.
+pub struct Actor {
+    record: ContainerRecord,
+    parts: Arc<Parts>,
+    commands: mpsc::Receiver<Command>,
+    creation: watch::Sender<Creation>,
+    published: watch::Sender<Arc<ContainerRecord>>,
+    facts: (mpsc::Sender<Fact>, mpsc::Receiver<Fact>),
+    monitor: (mpsc::Sender<monitor::Event>, mpsc::Receiver<monitor::Event>),
+    /// Images that cannot be removed while the container lives.
+    pins: Vec<ImagePin>,
+    /// When the process is to be killed (again).
+    kill_at: Option<Instant>,
+    cleaning: bool,
+    deferred: VecDeque<Command>,
+    starting: Vec<Reply>,
+    stopping: Vec<Reply>,
+    removing: Vec<Reply>,
+}
+
+/// Removes the container from the registry however its owner ends.
+struct Listed {
+    registry: Arc<Registry<Key, Handle>>,
+    id: ContainerId,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.registry.remove(&self.id);
+    }
+}
+
+/// A container that is about to be created, and its owner.
+pub fn new(
+    id: ContainerId,
+    pod: &PodPlace,
+    spec: Arc<ContainerSpec>,
+    parts: Arc<Parts>,
+) -> (Handle, Actor) {
+    let record = ContainerRecord {
+        id,
+        pod: pod.id,
+        log: create::log_path(pod, &spec),
+        cgroup: parts.cgroups.container(pod.cgroup_parent.as_deref(), &id),
+        spec,
+        state: State::Creating,
+        boot_id: parts.host.boot_id.clone(),
+        handler: pod.handler.clone(),
+        created_at_ns: now_ns(),
+        started_at_ns: 0,
+        ended: None,
+        image: None,
+        image_volumes: Vec::new(),
+        stop_signal: signal::TERM,
+        user: None,
+        process: None,
+        cleaned: false,
+    };
+    owner_of(record, parts)
+}
+
+/// The owner of a container that exists already.
+pub fn owner_of(record: ContainerRecord, parts: Arc<Parts>) -> (Handle, Actor) {
+    let (command_sender, commands) = mpsc::channel(MAILBOX);
+    let (creation_sender, creation) = watch::channel(Creation::Pending);
+    let (published_sender, published) = watch::channel(Arc::new(record.clone()));
+    let handle = Handle { id: record.id, commands: command_sender, creation, published };
+    let actor = Actor {
+        record,
+        parts,
+        commands,
+        creation: creation_sender,
+        published: published_sender,
+        facts: mpsc::channel(MAX_FACTS),
+        monitor: mpsc::channel(1),
+        pins: Vec::new(),
+        kill_at: None,
+        cleaning: false,
+        deferred: VecDeque::new(),
+        starting: Vec::new(),
+        stopping: Vec::new(),
+        removing: Vec::new(),
+    };
+    (handle, actor)
+}
+
+impl Actor {
+    /// Creates the container, then owns it to its end. `pass` is held during the creation.
+    pub async fn create<P>(mut self, pod: PodPlace, pass: P, registry: Arc<Registry<Key, Handle>>) {
+        let listed = Listed { registry, id: self.record.id };
+        match create::create(&self.parts, &pod, self.record.clone()).await {
+            Ok(Made { record, pins }) => {
+                self.record = record;
+                self.pins = pins;
+                self.publish();
+                self.creation.send_replace(Creation::Done);
+                drop(pass);
+                self.watch_monitor();
+                self.own(listed).await;
+            }
+            Err(error) => {
+                // The name is free before anybody hears of the failure, so a retry starts anew.
+                drop(listed);
+                self.creation.send_replace(Creation::Failed(Arc::new(error)));
+                drop(pass);
+                let gone = ContainerError::Gone { id: self.record.id };
+                let gone = Arc::new(gone);
+                self.commands.close();
+                while let Some(command) = self.commands.recv().await {
+                    answer(vec![command.into_reply()], &Err(gone.clone()));
+                }
+            }
+        }
+    }
+
+    /// Owns a container that a former daemon left, with the images it uses pinned.
+    pub async fn adopt(mut self, pins: Vec<ImagePin>, registry: Arc<Registry<Key, Handle>>) {
+        let listed = Listed { registry, id: self.record.id };
+        self.pins = pins;
+        self.publish();
+        self.creation.send_replace(Creation::Done);
+        match self.record.state {
+            State::Exited if self.record.cleaned => {}
+            State::Exited => self.clean(),
+            _ => self.watch_monitor(),
+        }
+        self.own(listed).await;
+    }
+
+    async fn own(mut self, listed: Listed) {
+        loop {
+            let alarm = self.kill_at;
+            tokio::select! {
+                biased;
+                Some(event) = self.monitor.1.recv() => self.on_monitor(event).await,
+                Some(fact) = self.facts.1.recv() => match fact {
+                    Fact::Started(result) => self.on_started(result).await,
+                    Fact::Cleaned(result) => self.on_cleaned(result).await,
+                    Fact::Removed(Ok(())) => break,
+                    Fact::Removed(Err(error)) => self.on_not_removed(error),
+                },
+                () = tokio::time::sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {
+                    self.kill();
+                }
+                command = self.commands.recv() => match command {
+                    Some(command) => self.admit(command),
+                    // The daemon is going down; the container stays.
+                    None => return,
+                },
+            }
+        }
+        drop(listed);
+        self.pins.clear();
+        tracing::info!(container = %self.record.id, "removed");
+        answer(std::mem::take(&mut self.removing), &Ok(()));
+        answer(std::mem::take(&mut self.stopping), &Ok(()));
+    }
+
+    fn admit(&mut self, command: Command) {
+        let verdict = admit(self.record.state, command.request());
+        if verdict == Verdict::Defer {
+            if self.deferred.len() < MAX_DEFERRED {
+                self.deferred.push_back(command);
+            } else {
+                let busy = Arc::new(ContainerError::Busy { id: self.record.id });
+                answer(vec![command.into_reply()], &Err(busy));
+            }
+            return;
+        }
+        match (command, verdict) {
+            (Command::Start(reply), Verdict::Run) => self.start(reply),
+            (Command::Start(reply), Verdict::Join) => self.starting.push(reply),
+            (Command::Stop { grace, reply }, Verdict::Run | Verdict::Join) => {
+                self.stopping.push(reply);
+                self.stop(grace);
+            }
+            (Command::Remove(reply), Verdict::Run) => {
+                self.removing.push(reply);
+                match self.record.state {
+                    State::Exited => self.remove_when_clean(),
+                    _ => self.stop(Duration::ZERO),
+                }
+            }
+            (Command::Remove(reply), Verdict::Join) => self.removing.push(reply),
+            (command, Verdict::Done) => answer(vec![command.into_reply()], &Ok(())),
+            (command, _) => {
+                let error = ContainerError::WrongState {
+                    id: self.record.id,
+                    state: self.record.state,
+                    request: command.request(),
+                };
+                answer(vec![command.into_reply()], &Err(Arc::new(error)));
+            }
+        }
+    }
+
+    fn start(&mut self, reply: Reply) {
+        self.starting.push(reply);
+        self.set_state(State::Starting);
+        let (parts, record) = (self.parts.clone(), self.record.clone());
+        self.step("start container", Fact::Started, async move {
+            start::start(&parts, &record).await
+        });
+    }
+
+    async fn on_started(&mut self, result: Result<(), ContainerError>) {
+        match result {
+            Ok(()) => {
+                self.record.started_at_ns = now_ns();
+                if self.record.state == State::Starting {
+                    self.set_state(State::Running);
+                } else if let Some(ended) = &mut self.record.ended {
+                    // It ended before the runtime's start returned.
+                    self.record.started_at_ns = self.record.started_at_ns.min(ended.at_ns);
+                }
+                let saved = self.save().await;
+                tracing::info!(container = %self.record.id, "started");
+                answer(std::mem::take(&mut self.starting), &saved);
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                if self.record.state == State::Starting {
+                    self.record.started_at_ns = now_ns();
+                    self.record.ended = Some(Ended::start_failed(crate::error::chain(&*error)));
+                    self.set_state(State::Exited);
+                    self.save().await.ok();
+                    self.clean();
+                }
+                answer(std::mem::take(&mut self.starting), &Err(error));
+            }
+        }
+        self.admit_deferred();
+    }
+
+    /// Asks the process to end, or brings the moment of its kill forward.
+    fn stop(&mut self, grace: Duration) {
+        let first = self.record.state != State::Stopping;
+        if matches!(self.record.state, State::Created | State::Unknown) || grace.is_zero() {
+            self.set_state(State::Stopping);
+            self.kill_at = Some(Instant::now());
+            return;
+        }
+        // A grace longer than the clock can count is as good as none at all, but never shorter.
+        let deadline = Instant::now().checked_add(grace);
+        self.kill_at = match (self.kill_at, deadline) {
+            (Some(earlier), Some(deadline)) => Some(earlier.min(deadline)),
+            (earlier, deadline) => earlier.or(deadline),
+        };
+        self.set_state(State::Stopping);
+        if first {
+            let (parts, record) = (self.parts.clone(), self.record.clone());
+            drop(crate::steps::spawn("signal container", async move {
+                stop::signal(&parts, &record).await;
+            }));
+        }
+    }
+
+    fn kill(&mut self) {
+        self.kill_at = Some(Instant::now() + KILL_AGAIN);
+        let (parts, record) = (self.parts.clone(), self.record.clone());
+        drop(crate::steps::spawn("kill container", async move {
+            stop::kill(&parts, &record).await;
+        }));
+    }
+
+    async fn on_monitor(&mut self, event: monitor::Event) {
+        match event {
+            monitor::Event::Exited(exit) => self.on_exit(Ended::from_monitor(&exit)).await,
+            monitor::Event::Lost => match stop::find(&self.record) {
+                // R18: only the kernel's word that it is gone makes it gone.
+                Ok(None) => {
+                    let message = "its monitor is gone; the exit status is unknown";
+                    self.on_exit(Ended::unseen("MonitorLost", message)).await;
+                }
+                Ok(Some(process)) => {
+                    tracing::error!(container = %self.record.id, "the monitor is gone");
+                    if self.record.state != State::Stopping {
+                        self.set_state(State::Unknown);
+                    }
+                    let lost = self.monitor.0.clone();
+                    drop(crate::steps::spawn("watch process", async move {
+                        process.ended().await.ok();
+                        lost.send(monitor::Event::Lost).await.ok();
+                    }));
+                }
+                Err(error) => {
+                    tracing::error!(container = %self.record.id, %error, "look for its process");
+                    self.set_state(State::Unknown);
+                }
+            },
+        }
+    }
+
+    async fn on_exit(&mut self, mut ended: Ended) {
+        if self.record.ended.is_some() {
+            return;
+        }
+        ended.at_ns = ended.at_ns.max(self.record.started_at_ns).max(self.record.created_at_ns);
+        tracing::info!(
+            container = %self.record.id, code = ended.code, reason = ended.reason, "ended"
+        );
+        self.record.ended = Some(ended);
+        self.kill_at = None;
+        self.set_state(State::Exited);
+        if let Err(error) = self.save().await {
+            // The monitor keeps the exit until it is taken: a restart asks it again.
+            tracing::error!(container = %self.record.id, error = %crate::error::chain(&*error), "save the exit");
+        } else {
+            let dir = self.parts.layout.monitor(&self.record.id);
+            drop(crate::steps::spawn("take exit", async move {
+                monitor::take_exit(&dir).await.ok();
+            }));
+        }
+        answer(std::mem::take(&mut self.stopping), &Ok(()));
+        self.clean();
+        self.admit_deferred();
+    }
+
+    fn clean(&mut self) {
+        self.cleaning = true;
+        let (parts, record) = (self.parts.clone(), self.record.clone());
+        self.step("clean up container", Fact::Cleaned, async move {
+            cleanup::cleanup(&parts, &record).await
+        });
+    }
+
+    async fn on_cleaned(&mut self, result: Result<(), ContainerError>) {
+        self.cleaning = false;
+        match result {
+            Ok(()) => {
+                self.record.cleaned = true;
+                self.publish();
+                self.save().await.ok();
+                if !self.removing.is_empty() {
+                    self.remove();
+                }
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                tracing::warn!(container = %self.record.id, error = %crate::error::chain(&*error), "clean-up is owed");
+                answer(std::mem::take(&mut self.removing), &Err(error));
+            }
+        }
+    }
+
+    fn remove_when_clean(&mut self) {
+        if self.record.cleaned {
+            self.remove();
+        } else if !self.cleaning {
+            self.clean();
+        }
+    }
+
+    fn remove(&mut self) {
+        self.set_state(State::Removing);
+        let (parts, record) = (self.parts.clone(), self.record.clone());
+        self.step("remove container", Fact::Removed, async move {
+            remove::remove(&parts, &record).await
+        });
+    }
+
+    fn on_not_removed(&mut self, error: ContainerError) {
+        self.set_state(State::Exited);
+        answer(std::mem::take(&mut self.removing), &Err(Arc::new(error)));
+    }
+
+    fn admit_deferred(&mut self) {
+        for command in std::mem::take(&mut self.deferred) {
+            self.admit(command);
+        }
+    }
+
+    fn watch_monitor(&self) {
+        let dir = self.parts.layout.monitor(&self.record.id);
+        drop(crate::steps::spawn("watch monitor", monitor::watch(dir, self.monitor.0.clone())));
+    }
+
+    /// Runs a step as a task of its own; it comes back as a fact also when it panics.
+    fn step<F>(
+        &self,
+        verb: &'static str,
+        fact: fn(Result<(), ContainerError>) -> Fact,
+        work: F,
+    ) where
+        F: Future<Output = Result<(), ContainerError>> + Send + 'static,
+    {
+        let back = self.facts.0.clone();
+        drop(crate::steps::spawn(verb, async move {
+            let done = crate::steps::spawn(verb, work).await.ok().flatten();
+            back.send(fact(done.unwrap_or(Err(ContainerError::Panicked { verb })))).await.ok();
+        }));
+    }
+
+    fn set_state(&mut self, state: State) {
+        self.record.state = state;
+        self.publish();
+    }
+
+    fn publish(&self) {
+        self.published.send_replace(Arc::new(self.record.clone()));
+    }
+
+    async fn save(&self) -> Result<(), Shared> {
+        self.parts.save(&self.record).await.map_err(Arc::new)
+    }
+}
+
+impl Command {
+    fn request(&self) -> Request {
+        match self {
+            Self::Start(_) => Request::Start,
+            Self::Stop { .. } => Request::Stop,
+            Self::Remove(_) => Request::Remove,
+        }
+    }
+
+    fn into_reply(self) -> Reply {
+        match self {
+            Self::Start(reply) | Self::Remove(reply) | Self::Stop { reply, .. } => reply,
+        }
+    }
+}
+
+/// Answers everybody; one that no longer waits is skipped.
+fn answer(waiting: Vec<Reply>, result: &Result<(), Shared>) {
+    for reply in waiting {
+        reply.send(result.clone()).ok();
+    }
+}

@@ -1,1 +1,223 @@
-//! Placeholder.
+//! Creates a container: one screen of named steps.
+//!
+//! What the request names is looked at first and costs nothing; then the record, then the first
+//! resource. The runtime's `create` runs under the monitor, which holds the stdio from then on.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use conmon::Launch;
+
+use crate::image::{Image, ImagePin};
+use crate::monitor::{self, MonitorError};
+use crate::rootfs::{self, RootfsDirs, RootfsOptions};
+use crate::runtime::{CREATE_DEADLINE, Stdin, reason_in_log};
+use crate::steps::{Operation, blocking};
+use crate::undo::Undo;
+
+use super::record::{ContainerRecord, ImageUsed};
+use super::spec::ContainerSpec;
+use super::state::State;
+use super::{ContainerError, Parts, PodPlace, bundle, cleanup, remove, signal, start, user, volumes};
+
+/// A container that exists.
+pub struct Made {
+    /// All that is known of it.
+    pub record: ContainerRecord,
+    /// The images it uses.
+    pub pins: Vec<ImagePin>,
+}
+
+/// Creates the container of `record`; on failure everything is undone.
+pub async fn create(
+    parts: &Arc<Parts>,
+    pod: &PodPlace,
+    record: ContainerRecord,
+) -> Result<Made, ContainerError> {
+    let subject = format!("{}/{}/{}", pod.namespace, pod.name, record.spec.name);
+    let operation = parts.operations.begin("create container", subject);
+    let mut undo = Undo::default();
+    match steps(parts, pod, record, &operation, &mut undo).await {
+        Ok(made) => {
+            undo.disarm();
+            tracing::info!(container = %made.record.id, pod = %pod.id, name = made.record.spec.name, "created");
+            Ok(made)
+        }
+        Err(error) => {
+            tracing::debug!(step = operation.current(), "create failed, undoing");
+            operation.step("undo");
+            undo.run().await;
+            Err(error)
+        }
+    }
+}
+
+async fn steps(
+    parts: &Arc<Parts>,
+    pod: &PodPlace,
+    mut record: ContainerRecord,
+    operation: &Operation,
+    undo: &mut Undo,
+) -> Result<Made, ContainerError> {
+    let spec = record.spec.clone();
+    operation.step("image");
+    let (image, pin) = find_image(parts, &spec)?;
+    let mut pins = vec![pin];
+    record.image = Some(used(&image));
+    record.stop_signal = stop_signal(&spec, &image);
+
+    operation.step("mount sources");
+    volumes::check_sources(parts, &spec).await?;
+
+    operation.step("record");
+    undo.push("record and files", {
+        let (parts, record) = (parts.clone(), record.clone());
+        async move { remove::remove(&parts, &record).await }
+    });
+    parts.save(&record).await?;
+
+    operation.step("rootfs");
+    undo.push("runtime state and mounts", {
+        let (parts, record) = (parts.clone(), record.clone());
+        async move { cleanup::cleanup(&parts, &record).await }
+    });
+    blocking({
+        let (parts, record, image) = (parts.clone(), record.clone(), image.clone());
+        move || mount_rootfs(&parts, &record, &image)
+    })
+    .await?;
+
+    operation.step("image volumes");
+    let mounted = volumes::mount_images(parts, &record, undo).await?;
+    record.image_volumes = mounted.volumes;
+    pins.extend(mounted.pins);
+
+    operation.step("user");
+    let rootfs = parts.layout.rootfs(&record.id);
+    let identity = blocking({
+        let (spec, image, rootfs) = (spec.clone(), image.clone(), rootfs.clone());
+        move || user::resolve(&rootfs, &spec.security, &image.config.user)
+    })
+    .await
+    .map_err(|source| ContainerError::User { name: spec.name.clone(), source })?;
+
+    operation.step("bundle");
+    blocking({
+        let (parts, record) = (parts.clone(), record.clone());
+        let (pod, identity, resolved) = (pod.clone(), identity.clone(), mounted.resolved);
+        move || bundle::write(&parts, &record, &pod, &image, &identity, &resolved)
+    })
+    .await?;
+    record.user = Some(identity);
+    parts.save(&record).await?;
+
+    operation.step("runtime create");
+    record.process = Some(launch(parts, &record, operation).await?);
+    record.state = State::Created;
+    parts.save(&record).await?;
+    Ok(Made { record, pins })
+}
+
+fn find_image(
+    parts: &Parts,
+    spec: &ContainerSpec,
+) -> Result<(Arc<Image>, ImagePin), ContainerError> {
+    let reference = &spec.image.reference;
+    let failed = |source| ContainerError::Image { reference: reference.clone(), source };
+    let image = parts
+        .images
+        .find(reference)
+        .map_err(failed)?
+        .ok_or_else(|| ContainerError::NoImage { reference: reference.clone() })?;
+    let pin = parts.images.pin(&image.id).map_err(failed)?;
+    Ok((image, pin))
+}
+
+fn used(image: &Image) -> ImageUsed {
+    let reference = image.repo_digests.first().cloned();
+    ImageUsed { id: image.id, reference: reference.unwrap_or_else(|| format!("sha256:{}", image.id)) }
+}
+
+/// The signal that asks the container to end: the request's, else the image's, else SIGTERM.
+fn stop_signal(spec: &ContainerSpec, image: &Image) -> u8 {
+    let asked = spec.stop_signal.as_ref().and_then(|asked| signal::number(&asked.name));
+    let of_image = image.config.stop_signal.as_deref().and_then(|name| {
+        let number = signal::number(name);
+        if number.is_none() {
+            tracing::warn!(image = %image.id, signal = name, "the image's stop signal is unknown");
+        }
+        number
+    });
+    asked.or(of_image).unwrap_or(signal::TERM)
+}
+
+/// Makes the bundle's directories and mounts the container's root file system.
+fn mount_rootfs(
+    parts: &Parts,
+    record: &ContainerRecord,
+    image: &Image,
+) -> Result<(), ContainerError> {
+    let layer = parts.layout.writable_layer(&record.id);
+    let dirs = RootfsDirs {
+        upper: layer.join("upper"),
+        work: layer.join("work"),
+        target: parts.layout.rootfs(&record.id),
+    };
+    directory(&parts.layout.bundle(&record.id), 0o700)?;
+    directory(&layer, 0o711)?;
+    rootfs::mount(&image.layers, &dirs, &RootfsOptions::default())
+        .map_err(|source| ContainerError::Rootfs { id: record.id, source })
+}
+
+/// Starts the monitor, which starts the runtime.
+async fn launch(
+    parts: &Arc<Parts>,
+    record: &ContainerRecord,
+    operation: &Operation,
+) -> Result<monitor::ProcessId, ContainerError> {
+    let (id, spec) = (record.id, &record.spec);
+    let runtime = start::runtime(parts, record)?;
+    let bundle = parts.layout.bundle(&id);
+    let dir = parts.layout.monitor(&id);
+    if let Some(parent) = record.log.as_deref().and_then(Path::parent) {
+        let parent = parent.to_owned();
+        blocking(move || directory(&parent, 0o755)).await?;
+    }
+    let stdio = Stdin { monitor: &dir, terminal: spec.tty };
+    let launch = Launch {
+        dir: dir.clone(),
+        id: id.to_string(),
+        log: record.log.clone(),
+        terminal: spec.tty,
+        stdin: spec.stdin,
+        stdin_once: spec.stdin_once,
+        create_timeout: CREATE_DEADLINE,
+        runtime: runtime.create_argv(&id, &bundle, stdio),
+    };
+    let slot = runtime.slot().await;
+    operation.step("monitor");
+    let spawned = monitor::spawn(&parts.monitor, &launch).await;
+    drop(slot);
+    match spawned {
+        Ok(process) => Ok(process),
+        Err(MonitorError::Refused { message }) => {
+            let reason = reason_in_log(&bundle.join("runtime.log")).await.unwrap_or(message);
+            let (name, runtime) = (spec.name.clone(), runtime.name());
+            Err(ContainerError::Refused { name, runtime, reason })
+        }
+        Err(source) => Err(ContainerError::Monitor { id, source }),
+    }
+}
+
+/// Where the log is: below the pod's directory, which the edge has checked.
+pub fn log_path(pod: &PodPlace, spec: &ContainerSpec) -> Option<PathBuf> {
+    Some(pod.log_directory.as_ref()?.join(spec.log_path.as_ref()?))
+}
+
+fn directory(path: &Path, mode: u32) -> Result<(), ContainerError> {
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|source| {
+        ContainerError::File { action: "make directory", path: path.to_owned(), source }
+    })
+}

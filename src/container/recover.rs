@@ -1,1 +1,294 @@
-//! Placeholder.
+//! Finds containers again after a restart, and what a failed clean-up left.
+//!
+//! Whoever is nearest the kernel wins: the monitor, then the exit record it left, then the process
+//! itself, then our record. What was half-made is undone, what was half-removed is removed, and
+//! what has files but no record any more is ended: nobody could ever ask for it.
+//!
+//! INVARIANT: a container's record is written before its first file and goes after its last one, so
+//! a record without an owner is a leftover, and so is a file without a record.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::ids::ContainerId;
+use crate::image::ImagePin;
+use crate::monitor::{self, Known, MonitorError};
+use crate::record::RecordError;
+use crate::registry::Reserved;
+use crate::rootfs;
+use crate::runtime::RuntimeState;
+use crate::steps::blocking;
+
+use super::record::{ContainerRecord, Ended};
+use super::state::State;
+use super::{ContainerError, Containers, Key, Parts, actor, cleanup, remove, start, stop};
+
+/// Containers looked at side by side.
+const SIDE_BY_SIDE: usize = 32;
+
+/// How long a monitor that is still creating is waited for.
+const CREATING: Duration = Duration::from_secs(20);
+
+/// How long a killed container may take to be gone.
+const KILLED: Duration = Duration::from_secs(10);
+
+/// How often is asked meanwhile.
+const ASK: Duration = Duration::from_millis(20);
+
+impl Containers {
+    /// Takes every container on disk that nobody owns. Called at the start and now and then.
+    ///
+    /// # Errors
+    /// Only when the records cannot be listed. A damaged record is set aside.
+    pub async fn recover(&self) -> Result<(), RecordError> {
+        let records = blocking({
+            let parts = self.parts.clone();
+            move || parts.records.load_all()
+        })
+        .await?;
+        let places = Arc::new(Semaphore::new(SIDE_BY_SIDE));
+        let mut restorations = JoinSet::new();
+        for record in records {
+            match record {
+                Ok(record) if self.registry.get(&record.id).is_some() => {}
+                Ok(record) => {
+                    let (all, places) = (self.clone(), places.clone());
+                    restorations.spawn(async move {
+                        let _place = places.acquire_owned().await;
+                        // RACE: it may have been removed since the listing. Its record went before
+                        // its name did, so a record that is still there has no owner.
+                        if let Ok(Some(record)) = all.parts.records.load(&record.id) {
+                            all.restore(record).await;
+                        }
+                    });
+                }
+                Err(RecordError::Damaged { path, problem }) => {
+                    tracing::error!(path = %path.display(), problem, "a container's record is damaged; set aside");
+                    self.parts.records.set_aside(&path)?;
+                }
+                Err(error) => tracing::error!(error = %crate::error::chain(&error), "read a record"),
+            }
+        }
+        while restorations.join_next().await.is_some() {}
+        self.end_orphans().await;
+        Ok(())
+    }
+
+    async fn restore(&self, record: ContainerRecord) {
+        let parts = &self.parts;
+        let id = record.id;
+        let state = record.state;
+        let restored = match state {
+            State::Creating | State::Removing => abandon(parts, record).await.map(|()| None),
+            _ => revive(parts, record).await.map(Some),
+        };
+        match restored {
+            Ok(None) => tracing::info!(container = %id, ?state, "leftover removed"),
+            Ok(Some(record)) => {
+                tracing::info!(container = %id, state = ?record.state, "found again");
+                self.adopt(record);
+            }
+            Err(error) => {
+                let error = crate::error::chain(&error);
+                tracing::error!(container = %id, error, "is left as it is for now");
+            }
+        }
+    }
+
+    fn adopt(&self, record: ContainerRecord) {
+        let key =
+            Key { pod: record.pod, name: record.spec.name.clone(), attempt: record.spec.attempt };
+        let pins = pins(&self.parts, &record);
+        let (id, mut born) = (record.id, None);
+        let reserved = self.registry.reserve(&key, &id, || {
+            let (handle, actor) = actor::owner_of(record, self.parts.clone());
+            born = Some(actor);
+            handle
+        });
+        match (reserved, born) {
+            (Reserved::New(_), Some(actor)) => {
+                let registry = self.registry.clone();
+                drop(crate::steps::spawn("container", async move {
+                    actor.adopt(pins, registry).await;
+                }));
+            }
+            _ => tracing::error!(container = %id, "another container has its name"),
+        }
+    }
+
+    /// Ends what has a bundle or a writable layer but no record.
+    async fn end_orphans(&self) {
+        let layout = &self.parts.layout;
+        let mut ids = ids_in(&layout.bundles());
+        ids.extend(ids_in(&layout.writable_layers()));
+        ids.sort_unstable();
+        ids.dedup();
+        for id in ids {
+            // RACE: it may have been removed since the listing; then its files are gone as well.
+            let there = || layout.bundle(&id).exists() || layout.writable_layer(&id).exists();
+            if self.registry.get(&id).is_none()
+                && matches!(self.parts.records.load(&id), Ok(None))
+                && there()
+                && let Err(error) = end_orphan(&self.parts, id).await
+            {
+                let error = crate::error::chain(&error);
+                tracing::error!(container = %id, error, "an orphan is left as it is for now");
+            }
+        }
+    }
+}
+
+/// The record as things stand now.
+async fn revive(
+    parts: &Arc<Parts>,
+    mut record: ContainerRecord,
+) -> Result<ContainerRecord, ContainerError> {
+    if record.ended.is_some() {
+        record.state = State::Exited;
+        record.cleaned |= record.boot_id != parts.host.boot_id;
+        return Ok(record);
+    }
+    if record.boot_id != parts.host.boot_id {
+        record.cleaned = true;
+        return end(parts, record, Ended::unseen("NodeRebooted", "the node was rebooted")).await;
+    }
+    let dir = parts.layout.monitor(&record.id);
+    match monitor::known(&dir).await {
+        Ok(Known { exit: Some(exit), .. }) => {
+            let record = end(parts, record, Ended::from_monitor(&exit)).await?;
+            monitor::take_exit(&dir).await.ok();
+            Ok(record)
+        }
+        Ok(Known { exit: None, .. }) => started_meanwhile(parts, record).await,
+        Err(MonitorError::Connect { .. }) => match monitor::left_behind(&dir) {
+            Some(exit) => end(parts, record, Ended::from_monitor(&exit)).await,
+            // The owner looks for the process itself and tells Unknown from ended.
+            None => Ok(record),
+        },
+        Err(error) => {
+            let error = crate::error::chain(&error);
+            tracing::warn!(container = %record.id, error, "its monitor does not answer");
+            Ok(record)
+        }
+    }
+}
+
+/// A start may have succeeded just before a crash kept it from the record.
+async fn started_meanwhile(
+    parts: &Arc<Parts>,
+    mut record: ContainerRecord,
+) -> Result<ContainerRecord, ContainerError> {
+    if record.state != State::Created {
+        record.state = State::Running;
+        return Ok(record);
+    }
+    let id = record.id;
+    let state = start::runtime(parts, &record)?.state(&id).await;
+    if state.map_err(|source| ContainerError::Runtime { id, source })? == RuntimeState::Running {
+        record.state = State::Running;
+        record.started_at_ns = record.created_at_ns;
+        parts.save(&record).await?;
+    }
+    Ok(record)
+}
+
+async fn end(
+    parts: &Arc<Parts>,
+    mut record: ContainerRecord,
+    mut ended: Ended,
+) -> Result<ContainerRecord, ContainerError> {
+    ended.at_ns = ended.at_ns.max(record.started_at_ns).max(record.created_at_ns);
+    record.ended = Some(ended);
+    record.state = State::Exited;
+    parts.save(&record).await?;
+    Ok(record)
+}
+
+/// Ends and removes what was being created or removed.
+async fn abandon(parts: &Arc<Parts>, mut record: ContainerRecord) -> Result<(), ContainerError> {
+    if record.boot_id == parts.host.boot_id {
+        let dir = parts.layout.monitor(&record.id);
+        if let Some(known) = settled(&dir).await {
+            record.process = known.process.or(record.process);
+        }
+        stop::kill(parts, &record).await;
+        dismiss(&dir).await;
+    } else {
+        record.cleaned = true;
+    }
+    cleanup::cleanup(parts, &record).await?;
+    remove::remove(parts, &record).await
+}
+
+/// What the monitor knows once the runtime's create has ended; none if there is no monitor.
+async fn settled(dir: &Path) -> Option<Known> {
+    let asking = async {
+        loop {
+            match monitor::known(dir).await {
+                Ok(Known { process: None, exit: None }) => tokio::time::sleep(ASK).await,
+                Ok(known) => return Some(known),
+                Err(_) => return None,
+            }
+        }
+    };
+    tokio::time::timeout(CREATING, asking).await.ok().flatten()
+}
+
+/// Lets the monitor of a killed container go, as soon as it has seen the end.
+async fn dismiss(dir: &Path) {
+    let asking = async {
+        loop {
+            match monitor::take_exit(dir).await {
+                Err(MonitorError::Refused { .. }) => tokio::time::sleep(ASK).await,
+                _ => return,
+            }
+        }
+    };
+    tokio::time::timeout(KILLED, asking).await.ok();
+}
+
+/// Ends a container of which only files are left, without knowing its handler.
+async fn end_orphan(parts: &Arc<Parts>, id: ContainerId) -> Result<(), ContainerError> {
+    tracing::warn!(container = %id, "has files but no record; ending it");
+    let dir = parts.layout.monitor(&id);
+    if let Some(Known { process: Some(process), .. }) = settled(&dir).await
+        && let Ok(Some(process)) =
+            crate::sys::pidfd::Process::find(process.pid, process.start_time)
+    {
+        process.kill().ok();
+        process.ended().await.ok();
+    }
+    dismiss(&dir).await;
+    for runtime in parts.runtimes.values() {
+        runtime.delete(&id).await.map_err(|source| ContainerError::Runtime { id, source })?;
+    }
+    let parts = parts.clone();
+    blocking(move || {
+        let bundle = parts.layout.bundle(&id);
+        let volumes = fs::read_dir(bundle.join("volumes")).into_iter().flatten().flatten();
+        let targets = volumes.map(|volume| volume.path()).chain([parts.layout.rootfs(&id)]);
+        for target in targets {
+            rootfs::unmount(&target).map_err(|source| ContainerError::Rootfs { id, source })?;
+        }
+        remove::files(&parts, &id)
+    })
+    .await
+}
+
+fn pins(parts: &Parts, record: &ContainerRecord) -> Vec<ImagePin> {
+    let volumes = record.image_volumes.iter().map(|volume| volume.id);
+    let images = record.image.iter().map(|image| image.id).chain(volumes);
+    // An image that went meanwhile cannot be kept any more; the container does not need it to end.
+    images.filter_map(|id| parts.images.pin(&id).ok()).collect()
+}
+
+/// The ids that entries of a directory are named by.
+fn ids_in(dir: &Path) -> Vec<ContainerId> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}

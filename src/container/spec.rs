@@ -24,7 +24,8 @@ pub struct ContainerSpec {
     pub args: Vec<String>,
     /// Working directory; none = the image's, else `/`.
     pub working_dir: Option<String>,
-    /// Environment in order; the last of equal names wins. Values may be any bytes but NUL.
+    /// Environment in order; the last of equal names wins. Values are UTF-8 without NUL, and may
+    /// have several lines.
     pub envs: Vec<(String, Vec<u8>)>,
     /// Volumes in request order.
     pub mounts: Vec<Mount>,
@@ -77,7 +78,7 @@ pub struct StopSignal {
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Absolute, cleaned path in the container.
+    /// Path in the container, absolute and without `..`, as requested: the status repeats it.
     pub container_path: PathBuf,
     /// Where it comes from.
     pub source: MountSource,
@@ -100,7 +101,7 @@ pub struct Mount {
 /// Where a volume comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MountSource {
-    /// A path of the host, absolute.
+    /// A path of the host, absolute and without `..`, as requested.
     Host(PathBuf),
     /// The contents of an image.
     Image {
@@ -132,6 +133,15 @@ pub struct IdMapping {
     pub container_id: u32,
     /// How many.
     pub length: u32,
+}
+
+/// Mappings of a pod's own user namespace: one range of each kind, with id 0 in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespace {
+    /// User ids.
+    pub uids: Vec<IdMapping>,
+    /// Group ids.
+    pub gids: Vec<IdMapping>,
 }
 
 /// A host device.
@@ -207,7 +217,9 @@ pub struct Security {
     pub network: NamespaceMode,
     /// IPC namespace.
     pub ipc: NamespaceMode,
-    /// System call filter; none = none (CRI: nil is unconfined).
+    /// User namespace; none = the pod's, whatever that is.
+    pub user_namespace: Option<UserNamespace>,
+    /// System call filter; unset = none (CRI: nil is unconfined).
     pub seccomp: Profile,
     /// AppArmor profile.
     pub apparmor: Profile,
@@ -215,7 +227,7 @@ pub struct Security {
     pub selinux: Option<SelinuxOptions>,
     /// Forbid gaining privileges through execve.
     pub no_new_privs: bool,
-    /// Paths to hide; none of the defaults apply when any request field is set.
+    /// Paths to hide. When this or `readonly_paths` is given, both replace the defaults.
     pub masked_paths: Vec<PathBuf>,
     /// Paths made read-only.
     pub readonly_paths: Vec<PathBuf>,

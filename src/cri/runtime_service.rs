@@ -1,1 +1,434 @@
-//! Placeholder.
+//! `RuntimeService`: one method per RPC, convert, call, convert.
+//!
+//! What this version does not do says so with its reason; the kubelet falls back on exactly that
+//! code. A list that streams sends one object a message, so that no list is ever too large.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_stream::{Iter, Stream};
+use tonic::{Request, Response, Status};
+
+use crate::container::{ContainerRecord, Containers};
+use crate::health;
+use crate::ids::IdQuery;
+use crate::pod::{PodRecord, Pods};
+
+use super::convert::{self, Invalid, filter, view};
+use super::pb;
+use super::pb::runtime_service_server::RuntimeService;
+use super::report::Reporter;
+use super::status::{invalid, status, unsupported};
+
+type Reply<T> = Result<Response<T>, Status>;
+
+/// A stream of replies that exists as a whole already.
+type Replies<T> = Iter<std::vec::IntoIter<Result<T, Status>>>;
+
+/// A stream of replies that this version never opens.
+type Never<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// A grace longer than this is this long: nobody waits for it.
+const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The service.
+pub struct Runtime {
+    pods: Pods,
+    containers: Containers,
+    reporter: Arc<Reporter>,
+}
+
+impl Runtime {
+    /// A service for these pods and containers.
+    pub fn new(pods: Pods, containers: Containers, reporter: Arc<Reporter>) -> Self {
+        Self { pods, containers, reporter }
+    }
+
+    fn pods_that_match(&self, filter: Option<pb::PodSandboxFilter>) -> Result<Vec<Arc<PodRecord>>, Status> {
+        let filter = filter::PodFilter::from_pb(filter).map_err(refuse)?;
+        let mut pods = self.pods.list();
+        pods.retain(|pod| {
+            filter.matches(&pod.id, view::pod_state(pod.state), &pod.spec.labels)
+        });
+        Ok(pods)
+    }
+
+    fn containers_that_match(
+        &self,
+        filter: Option<pb::ContainerFilter>,
+    ) -> Result<Vec<Arc<ContainerRecord>>, Status> {
+        let filter = filter::ContainerFilter::from_pb(filter).map_err(refuse)?;
+        let mut containers = self.containers.list();
+        containers.retain(|c| {
+            filter.matches(&c.id, &c.pod, view::container_state(c.state), &c.spec.labels)
+        });
+        Ok(containers)
+    }
+}
+
+fn query(field: &str, id: &str) -> Result<IdQuery, Status> {
+    IdQuery::parse(id).map_err(|error| invalid(format!("{field}: {error}")))
+}
+
+fn refuse(error: Invalid) -> Status {
+    status(&error)
+}
+
+fn each<T>(replies: impl Iterator<Item = T>) -> Replies<T> {
+    tokio_stream::iter(replies.map(Ok).collect::<Vec<_>>())
+}
+
+fn verbose(
+    asked: bool,
+    info: impl FnOnce() -> BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    if asked { info() } else { BTreeMap::new() }
+}
+
+/// Why an RPC of a later version is refused.
+fn later(what: &str) -> Status {
+    unsupported(format!("{what} is not part of this version of crisol"))
+}
+
+#[tonic::async_trait]
+impl RuntimeService for Runtime {
+    async fn version(&self, _: Request<pb::VersionRequest>) -> Reply<pb::VersionResponse> {
+        let version = health::version();
+        Ok(Response::new(pb::VersionResponse {
+            version: version.kubelet_api.to_owned(),
+            runtime_name: version.name.to_owned(),
+            runtime_version: version.version.to_owned(),
+            runtime_api_version: version.cri.to_owned(),
+        }))
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<pb::RunPodSandboxRequest>,
+    ) -> Reply<pb::RunPodSandboxResponse> {
+        let pb::RunPodSandboxRequest { config, runtime_handler } = request.into_inner();
+        let spec = convert::pod::pod_spec(config, runtime_handler).map_err(refuse)?;
+        let id = self.pods.run(spec).await.map_err(status)?;
+        Ok(Response::new(pb::RunPodSandboxResponse { pod_sandbox_id: id.to_string() }))
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<pb::StopPodSandboxRequest>,
+    ) -> Reply<pb::StopPodSandboxResponse> {
+        let query = query("pod_sandbox_id", &request.into_inner().pod_sandbox_id)?;
+        self.pods.stop(&query).await.map_err(status)?;
+        Ok(Response::new(pb::StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<pb::RemovePodSandboxRequest>,
+    ) -> Reply<pb::RemovePodSandboxResponse> {
+        let query = query("pod_sandbox_id", &request.into_inner().pod_sandbox_id)?;
+        self.pods.remove(&query).await.map_err(status)?;
+        Ok(Response::new(pb::RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<pb::PodSandboxStatusRequest>,
+    ) -> Reply<pb::PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let query = query("pod_sandbox_id", &request.pod_sandbox_id)?;
+        let pod = self.pods.record(&query).map_err(status)?;
+        let containers = self.containers.list();
+        let of_pod = containers.iter().filter(|container| container.pod == pod.id);
+        Ok(Response::new(pb::PodSandboxStatusResponse {
+            status: Some(view::pod_status(&pod)),
+            info: verbose(request.verbose, || view::pod_info(&pod)),
+            containers_statuses: of_pod.map(|c| view::container_status(c)).collect(),
+            timestamp: crate::container::record::now_ns(),
+        }))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<pb::ListPodSandboxRequest>,
+    ) -> Reply<pb::ListPodSandboxResponse> {
+        let pods = self.pods_that_match(request.into_inner().filter)?;
+        let items = pods.iter().map(|pod| view::pod(pod)).collect();
+        Ok(Response::new(pb::ListPodSandboxResponse { items }))
+    }
+
+    type StreamPodSandboxesStream = Replies<pb::StreamPodSandboxesResponse>;
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<pb::StreamPodSandboxesRequest>,
+    ) -> Reply<Self::StreamPodSandboxesStream> {
+        let pods = self.pods_that_match(request.into_inner().filter)?;
+        Ok(Response::new(each(pods.iter().map(|pod| pb::StreamPodSandboxesResponse {
+            pod_sandboxes: vec![view::pod(pod)],
+        }))))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<pb::CreateContainerRequest>,
+    ) -> Reply<pb::CreateContainerResponse> {
+        // The pod's own configuration is the one that counts; the copy in the request is advice.
+        let pb::CreateContainerRequest { pod_sandbox_id, config, .. } = request.into_inner();
+        let query = query("pod_sandbox_id", &pod_sandbox_id)?;
+        let spec = convert::container::container_spec(config).map_err(refuse)?;
+        let pod = self.pods.record(&query).map_err(status)?;
+        convert::container::check_against_pod(&pod.spec, &spec).map_err(refuse)?;
+        let id = self.pods.create_container(&query, spec).await.map_err(status)?;
+        Ok(Response::new(pb::CreateContainerResponse { container_id: id.to_string() }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<pb::StartContainerRequest>,
+    ) -> Reply<pb::StartContainerResponse> {
+        let query = query("container_id", &request.into_inner().container_id)?;
+        self.containers.start(&query).await.map_err(status)?;
+        Ok(Response::new(pb::StartContainerResponse {}))
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<pb::StopContainerRequest>,
+    ) -> Reply<pb::StopContainerResponse> {
+        let request = request.into_inner();
+        let query = query("container_id", &request.container_id)?;
+        let seconds = u64::try_from(request.timeout).unwrap_or(0);
+        let grace = Duration::from_secs(seconds).min(MAX_GRACE);
+        self.containers.stop(&query, grace).await.map_err(status)?;
+        Ok(Response::new(pb::StopContainerResponse {}))
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<pb::RemoveContainerRequest>,
+    ) -> Reply<pb::RemoveContainerResponse> {
+        let query = query("container_id", &request.into_inner().container_id)?;
+        self.containers.remove(&query).await.map_err(status)?;
+        Ok(Response::new(pb::RemoveContainerResponse {}))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<pb::ListContainersRequest>,
+    ) -> Reply<pb::ListContainersResponse> {
+        let containers = self.containers_that_match(request.into_inner().filter)?;
+        let containers = containers.iter().map(|c| view::container(c)).collect();
+        Ok(Response::new(pb::ListContainersResponse { containers }))
+    }
+
+    type StreamContainersStream = Replies<pb::StreamContainersResponse>;
+
+    async fn stream_containers(
+        &self,
+        request: Request<pb::StreamContainersRequest>,
+    ) -> Reply<Self::StreamContainersStream> {
+        let containers = self.containers_that_match(request.into_inner().filter)?;
+        Ok(Response::new(each(containers.iter().map(|c| pb::StreamContainersResponse {
+            containers: vec![view::container(c)],
+        }))))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<pb::ContainerStatusRequest>,
+    ) -> Reply<pb::ContainerStatusResponse> {
+        let request = request.into_inner();
+        let query = query("container_id", &request.container_id)?;
+        let container = self.containers.record(&query).map_err(status)?;
+        Ok(Response::new(pb::ContainerStatusResponse {
+            status: Some(view::container_status(&container)),
+            info: verbose(request.verbose, || view::container_info(&container)),
+        }))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<pb::ReopenContainerLogRequest>,
+    ) -> Reply<pb::ReopenContainerLogResponse> {
+        let query = query("container_id", &request.into_inner().container_id)?;
+        self.containers.reopen_log(&query).await.map_err(status)?;
+        Ok(Response::new(pb::ReopenContainerLogResponse {}))
+    }
+
+    async fn exec_sync(
+        &self,
+        request: Request<pb::ExecSyncRequest>,
+    ) -> Reply<pb::ExecSyncResponse> {
+        let pb::ExecSyncRequest { container_id, cmd, timeout } = request.into_inner();
+        let query = query("container_id", &container_id)?;
+        if cmd.first().is_none_or(String::is_empty) {
+            return Err(invalid("cmd: no command"));
+        }
+        if cmd.iter().any(|word| word.contains('\0')) {
+            return Err(invalid("cmd: a word has a NUL byte"));
+        }
+        let timeout = u64::try_from(timeout).map_err(|_| invalid("timeout: is negative"))?;
+        let timeout = Duration::from_secs(timeout).min(MAX_GRACE);
+        let output = self.containers.exec_sync(&query, cmd, timeout).await.map_err(status)?;
+        Ok(Response::new(pb::ExecSyncResponse {
+            stdout: output.stdout,
+            stderr: output.stderr,
+            exit_code: output.code,
+        }))
+    }
+
+    async fn status(&self, request: Request<pb::StatusRequest>) -> Reply<pb::StatusResponse> {
+        Ok(Response::new(self.reporter.status(request.into_inner().verbose)))
+    }
+
+    async fn runtime_config(
+        &self,
+        _: Request<pb::RuntimeConfigRequest>,
+    ) -> Reply<pb::RuntimeConfigResponse> {
+        let cgroup_driver = self.reporter.cgroup_driver().into();
+        let linux = Some(pb::LinuxRuntimeConfiguration { cgroup_driver });
+        Ok(Response::new(pb::RuntimeConfigResponse { linux }))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<pb::UpdateRuntimeConfigRequest>,
+    ) -> Reply<pb::UpdateRuntimeConfigResponse> {
+        let config = request.into_inner().runtime_config;
+        let cidr = config.and_then(|config| config.network_config).unwrap_or_default().pod_cidr;
+        self.reporter.set_pod_cidr(&cidr).map_err(|problem| {
+            invalid(format!("runtime_config.network_config.pod_cidr: {problem}"))
+        })?;
+        Ok(Response::new(pb::UpdateRuntimeConfigResponse {}))
+    }
+
+    async fn update_container_resources(
+        &self,
+        _: Request<pb::UpdateContainerResourcesRequest>,
+    ) -> Reply<pb::UpdateContainerResourcesResponse> {
+        Err(later("UpdateContainerResources"))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<pb::UpdatePodSandboxResourcesRequest>,
+    ) -> Reply<pb::UpdatePodSandboxResourcesResponse> {
+        Err(later("UpdatePodSandboxResources"))
+    }
+
+    async fn exec(&self, _: Request<pb::ExecRequest>) -> Reply<pb::ExecResponse> {
+        Err(later("Exec"))
+    }
+
+    async fn attach(&self, _: Request<pb::AttachRequest>) -> Reply<pb::AttachResponse> {
+        Err(later("Attach"))
+    }
+
+    async fn port_forward(
+        &self,
+        _: Request<pb::PortForwardRequest>,
+    ) -> Reply<pb::PortForwardResponse> {
+        Err(later("PortForward"))
+    }
+
+    async fn container_stats(
+        &self,
+        _: Request<pb::ContainerStatsRequest>,
+    ) -> Reply<pb::ContainerStatsResponse> {
+        Err(later("ContainerStats"))
+    }
+
+    async fn list_container_stats(
+        &self,
+        _: Request<pb::ListContainerStatsRequest>,
+    ) -> Reply<pb::ListContainerStatsResponse> {
+        Err(later("ListContainerStats"))
+    }
+
+    type StreamContainerStatsStream = Never<pb::StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(
+        &self,
+        _: Request<pb::StreamContainerStatsRequest>,
+    ) -> Reply<Self::StreamContainerStatsStream> {
+        Err(later("StreamContainerStats"))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        _: Request<pb::PodSandboxStatsRequest>,
+    ) -> Reply<pb::PodSandboxStatsResponse> {
+        Err(later("PodSandboxStats"))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _: Request<pb::ListPodSandboxStatsRequest>,
+    ) -> Reply<pb::ListPodSandboxStatsResponse> {
+        Err(later("ListPodSandboxStats"))
+    }
+
+    type StreamPodSandboxStatsStream = Never<pb::StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<pb::StreamPodSandboxStatsRequest>,
+    ) -> Reply<Self::StreamPodSandboxStatsStream> {
+        Err(later("StreamPodSandboxStats"))
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _: Request<pb::CheckpointContainerRequest>,
+    ) -> Reply<pb::CheckpointContainerResponse> {
+        Err(later("CheckpointContainer"))
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        _: Request<pb::CheckpointPodRequest>,
+    ) -> Reply<pb::CheckpointPodResponse> {
+        Err(later("CheckpointPod"))
+    }
+
+    async fn restore_pod(
+        &self,
+        _: Request<pb::RestorePodRequest>,
+    ) -> Reply<pb::RestorePodResponse> {
+        Err(later("RestorePod"))
+    }
+
+    type GetContainerEventsStream = Never<pb::ContainerEventResponse>;
+
+    async fn get_container_events(
+        &self,
+        _: Request<pb::GetEventsRequest>,
+    ) -> Reply<Self::GetContainerEventsStream> {
+        Err(later("GetContainerEvents"))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<pb::ListMetricDescriptorsRequest>,
+    ) -> Reply<pb::ListMetricDescriptorsResponse> {
+        Err(later("ListMetricDescriptors"))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<pb::ListPodSandboxMetricsRequest>,
+    ) -> Reply<pb::ListPodSandboxMetricsResponse> {
+        Err(later("ListPodSandboxMetrics"))
+    }
+
+    type StreamPodSandboxMetricsStream = Never<pb::StreamPodSandboxMetricsResponse>;
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<pb::StreamPodSandboxMetricsRequest>,
+    ) -> Reply<Self::StreamPodSandboxMetricsStream> {
+        Err(later("StreamPodSandboxMetrics"))
+    }
+}

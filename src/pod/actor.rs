@@ -1,1 +1,346 @@
-//! Placeholder.
+//! The one task that owns a pod.
+//!
+//! It decides by `state::admit` what a request means now; the work runs as a task of its own and
+//! comes back as a fact, so the pod answers at any time and a client that goes away stops nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::container::record::now_ns;
+use crate::container::spec::NamespaceMode;
+use crate::ids::PodId;
+use crate::registry::Registry;
+use crate::sys::namespaces;
+use crate::sys::pidfd::Process;
+
+use super::gate::Gate;
+use super::record::PodRecord;
+use super::spec::{PodKey, PodSpec};
+use super::state::{Request, State, Verdict, admit};
+use super::{Parts, PodError, Shared, remove, run, stop};
+
+/// Requests that may wait for one pod.
+const MAILBOX: usize = 16;
+
+/// Requests that may wait for a step of one pod to end.
+const MAX_DEFERRED: usize = 64;
+
+/// How a request is answered.
+pub type Reply = oneshot::Sender<Result<(), Shared>>;
+
+/// What is asked of a pod.
+pub enum Command {
+    /// End everything in it.
+    Stop(Reply),
+    /// End and forget it.
+    Remove(Reply),
+}
+
+/// How a pod's making stands.
+#[derive(Debug)]
+pub enum Creation {
+    /// In flight.
+    Pending,
+    /// The pod is ready.
+    Done,
+    /// There is no pod, and everything was undone.
+    Failed(Shared),
+}
+
+/// Where a pod is reached.
+#[derive(Clone)]
+pub struct Handle {
+    /// Which.
+    pub id: PodId,
+    /// Its mailbox.
+    pub commands: mpsc::Sender<Command>,
+    /// How its making stands.
+    pub creation: watch::Receiver<Creation>,
+    /// Where container creations enter.
+    pub gate: Gate,
+    published: watch::Receiver<Arc<PodRecord>>,
+}
+
+impl Handle {
+    /// What the owner published last.
+    pub fn record(&self) -> Arc<PodRecord> {
+        self.published.borrow().clone()
+    }
+}
+
+enum Fact {
+    Stopped(Result<(), PodError>),
+    Removed(Result<(), PodError>),
+    PauseEnded,
+}
+
+/// A pod's owner.
+pub struct Actor {
+    record: PodRecord,
+    parts: Arc<Parts>,
+    gate: Gate,
+    commands: mpsc::Receiver<Command>,
+    creation: watch::Sender<Creation>,
+    published: watch::Sender<Arc<PodRecord>>,
+    facts: (mpsc::Sender<Fact>, mpsc::Receiver<Fact>),
+    deferred: VecDeque<Command>,
+    stopping: Vec<Reply>,
+    removing: Vec<Reply>,
+}
+
+/// Removes the pod from the registry however its owner ends.
+struct Listed {
+    registry: Arc<Registry<PodKey, Handle>>,
+    id: PodId,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.registry.remove(&self.id);
+    }
+}
+
+/// A pod that is about to be made, and its owner.
+pub fn new(
+    id: PodId,
+    spec: Arc<PodSpec>,
+    handler: String,
+    parts: Arc<Parts>,
+) -> (Handle, Actor) {
+    let record = PodRecord {
+        id,
+        hostname: run::hostname(&spec),
+        spec,
+        state: State::Creating,
+        boot_id: parts.host.boot_id.clone(),
+        handler,
+        created_at_ns: now_ns(),
+        pause: None,
+        addresses: Vec::new(),
+    };
+    owner_of(record, parts)
+}
+
+/// The owner of a pod that exists already.
+pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Actor) {
+    let (command_sender, commands) = mpsc::channel(MAILBOX);
+    let (creation_sender, creation) = watch::channel(Creation::Pending);
+    let (published_sender, published) = watch::channel(Arc::new(record.clone()));
+    let gate = Gate::default();
+    let handle =
+        Handle { id: record.id, commands: command_sender, creation, gate: gate.clone(), published };
+    let actor = Actor {
+        record,
+        parts,
+        gate,
+        commands,
+        creation: creation_sender,
+        published: published_sender,
+        facts: mpsc::channel(4),
+        deferred: VecDeque::new(),
+        stopping: Vec::new(),
+        removing: Vec::new(),
+    };
+    (handle, actor)
+}
+
+impl Actor {
+    /// Makes the pod, then owns it to its end.
+    pub async fn run(mut self, registry: Arc<Registry<PodKey, Handle>>) {
+        let listed = Listed { registry, id: self.record.id };
+        match run::run(&self.parts, self.record.clone()).await {
+            Ok(record) => {
+                self.record = record;
+                self.publish();
+                self.creation.send_replace(Creation::Done);
+                self.own(listed).await;
+            }
+            Err(error) => {
+                // The name is free before anybody hears of the failure, so a retry starts anew.
+                drop(listed);
+                self.creation.send_replace(Creation::Failed(Arc::new(error)));
+                // Who asked for its end meanwhile has what he wanted.
+                self.commands.close();
+                while let Some(command) = self.commands.recv().await {
+                    answer(vec![command.into_reply()], &Ok(()));
+                }
+            }
+        }
+    }
+
+    /// Owns a pod that a former daemon left.
+    pub async fn adopt(self, registry: Arc<Registry<PodKey, Handle>>) {
+        let listed = Listed { registry, id: self.record.id };
+        self.publish();
+        self.creation.send_replace(Creation::Done);
+        self.own(listed).await;
+    }
+
+    async fn own(mut self, listed: Listed) {
+        if self.record.state == State::Ready {
+            self.watch_pause();
+            if !self.is_whole() {
+                tracing::warn!(pod = %self.record.id, "its namespaces are gone; stopping it");
+                self.stop();
+            }
+        }
+        loop {
+            tokio::select! {
+                biased;
+                Some(fact) = self.facts.1.recv() => match fact {
+                    Fact::Stopped(result) => self.on_stopped(result).await,
+                    Fact::Removed(Ok(())) => break,
+                    Fact::Removed(Err(error)) => self.on_not_removed(error),
+                    Fact::PauseEnded => self.on_pause_ended(),
+                },
+                command = self.commands.recv() => match command {
+                    Some(command) => self.admit(command),
+                    // The daemon is going down; the pod stays.
+                    None => return,
+                },
+            }
+        }
+        drop(listed);
+        tracing::info!(pod = %self.record.id, "removed");
+        answer(std::mem::take(&mut self.removing), &Ok(()));
+        answer(std::mem::take(&mut self.stopping), &Ok(()));
+    }
+
+    fn admit(&mut self, command: Command) {
+        match (admit(self.record.state, command.request()), command) {
+            (Verdict::Run, Command::Stop(reply)) => {
+                self.stopping.push(reply);
+                self.stop();
+            }
+            (Verdict::Run, Command::Remove(reply)) => {
+                self.removing.push(reply);
+                self.remove();
+            }
+            (Verdict::Join, Command::Stop(reply)) => self.stopping.push(reply),
+            (Verdict::Join, Command::Remove(reply)) => self.removing.push(reply),
+            (Verdict::Done, command) => answer(vec![command.into_reply()], &Ok(())),
+            (Verdict::Defer, command) => self.defer(command),
+        }
+    }
+
+    fn defer(&mut self, command: Command) {
+        if self.deferred.len() < MAX_DEFERRED {
+            self.deferred.push_back(command);
+        } else {
+            let busy = Arc::new(PodError::Busy { id: self.record.id });
+            answer(vec![command.into_reply()], &Err(busy));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.set_state(State::Stopping);
+        let (parts, gate, record) = (self.parts.clone(), self.gate.clone(), self.record.clone());
+        self.step("stop pod", Fact::Stopped, async move {
+            stop::stop(&parts, &gate, &record).await
+        });
+    }
+
+    async fn on_stopped(&mut self, result: Result<(), PodError>) {
+        self.set_state(State::NotReady);
+        let saved = self.parts.save(&self.record).await;
+        let result = result.and(saved).map_err(Arc::new);
+        match &result {
+            Ok(()) => tracing::info!(pod = %self.record.id, "stopped"),
+            Err(error) => {
+                let error = crate::error::chain(&**error);
+                tracing::warn!(pod = %self.record.id, error, "stopped, but something is left");
+            }
+        }
+        answer(std::mem::take(&mut self.stopping), &result);
+        for command in std::mem::take(&mut self.deferred) {
+            self.admit(command);
+        }
+    }
+
+    fn remove(&mut self) {
+        let stop_first = self.record.state == State::Ready;
+        self.set_state(State::Removing);
+        let (parts, gate, record) = (self.parts.clone(), self.gate.clone(), self.record.clone());
+        self.step("remove pod", Fact::Removed, async move {
+            if stop_first {
+                stop::stop(&parts, &gate, &record).await?;
+            }
+            remove::remove(&parts, &record).await
+        });
+    }
+
+    fn on_not_removed(&mut self, error: PodError) {
+        self.set_state(State::NotReady);
+        answer(std::mem::take(&mut self.removing), &Err(Arc::new(error)));
+    }
+
+    /// Without its pause process nothing in a shared process namespace lives on.
+    fn on_pause_ended(&mut self) {
+        if self.record.state == State::Ready {
+            tracing::warn!(pod = %self.record.id, "its pause process ended");
+            self.stop();
+        }
+    }
+
+    /// Whether the namespaces are still pinned, as far as the kernel tells.
+    fn is_whole(&self) -> bool {
+        let pins = self.parts.layout.pod_namespaces(&self.record.id);
+        self.record.spec.network == NamespaceMode::Node || !matches!(namespaces::is_pinned(&pins.join("net")), Ok(false))
+    }
+
+    fn watch_pause(&self) {
+        let Some(pause) = self.record.pause else { return };
+        let ended = self.facts.0.clone();
+        drop(crate::steps::spawn("watch pause", async move {
+            if let Ok(Some(process)) = Process::find(pause.pid, pause.start_time) {
+                process.ended().await.ok();
+            }
+            ended.send(Fact::PauseEnded).await.ok();
+        }));
+    }
+
+    /// Runs a step as a task of its own; it comes back as a fact also when it panics.
+    fn step<F>(&self, verb: &'static str, fact: fn(Result<(), PodError>) -> Fact, work: F)
+    where
+        F: Future<Output = Result<(), PodError>> + Send + 'static,
+    {
+        let back = self.facts.0.clone();
+        drop(crate::steps::spawn(verb, async move {
+            let done = crate::steps::spawn(verb, work).await.ok().flatten();
+            back.send(fact(done.unwrap_or(Err(PodError::Panicked { verb })))).await.ok();
+        }));
+    }
+
+    fn set_state(&mut self, state: State) {
+        self.record.state = state;
+        self.publish();
+    }
+
+    fn publish(&self) {
+        self.published.send_replace(Arc::new(self.record.clone()));
+    }
+}
+
+impl Command {
+    fn request(&self) -> Request {
+        match self {
+            Self::Stop(_) => Request::Stop,
+            Self::Remove(_) => Request::Remove,
+        }
+    }
+
+    fn into_reply(self) -> Reply {
+        match self {
+            Self::Stop(reply) | Self::Remove(reply) => reply,
+        }
+    }
+}
+
+/// Answers everybody; one that no longer waits is skipped.
+fn answer(waiting: Vec<Reply>, result: &Result<(), Shared>) {
+    for reply in waiting {
+        reply.send(result.clone()).ok();
+    }
+}

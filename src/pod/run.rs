@@ -1,1 +1,212 @@
-//! Placeholder.
+//! Runs a pod: one screen of named steps.
+//!
+//! The record comes before the first resource; each resource is pushed for undoing as it is taken.
+//! CNI's ADD is pushed before it is called, because a plugin may fail half-way.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::container::spec::NamespaceMode;
+use crate::network::{Attachment, Bandwidth, hostname as hostname_file, resolv_conf};
+use crate::steps::{Operation, blocking};
+use crate::sys::namespaces::{self, Namespace, PinRequest};
+use crate::sys::tmpfs;
+use crate::undo::Undo;
+
+use super::record::PodRecord;
+use super::spec::PodSpec;
+use super::state::State;
+use super::{Parts, PodError, pause, remove};
+
+/// Size of a pod's /dev/shm, as every container engine has it.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// Longest host name the kernel takes (sethostname(2), `HOST_NAME_MAX`).
+const HOSTNAME_MAX: usize = 64;
+
+/// Makes the pod of `record`; on failure everything is undone.
+pub async fn run(parts: &Arc<Parts>, record: PodRecord) -> Result<PodRecord, PodError> {
+    let key = &record.spec.key;
+    let operation = parts.operations.begin("run pod", format!("{}/{}", key.namespace, key.name));
+    let own_network = record.spec.network != NamespaceMode::Node;
+    if own_network && let Err(why) = parts.networks.readiness() {
+        return Err(PodError::NoNetwork { reason: format!("{}: {}", why.reason, why.message) });
+    }
+    let mut undo = Undo::default();
+    match steps(parts, record, &operation, &mut undo).await {
+        Ok(record) => {
+            undo.disarm();
+            tracing::info!(
+                pod = %record.id, namespace = record.spec.key.namespace, name = record.spec.key.name,
+                "running"
+            );
+            Ok(record)
+        }
+        Err(error) => {
+            tracing::debug!(step = operation.current(), "run pod failed, undoing");
+            operation.step("undo");
+            undo.run().await;
+            Err(error)
+        }
+    }
+}
+
+async fn steps(
+    parts: &Arc<Parts>,
+    mut record: PodRecord,
+    operation: &Operation,
+    undo: &mut Undo,
+) -> Result<PodRecord, PodError> {
+    let id = record.id;
+
+    operation.step("record");
+    undo.push("record", {
+        let parts = parts.clone();
+        async move { blocking(move || parts.records.delete(&id)).await }
+    });
+    parts.save(&record).await?;
+
+    operation.step("files");
+    undo.push("files", {
+        let parts = parts.clone();
+        async move { blocking(move || remove::files(&parts.layout, &id)).await }
+    });
+    blocking({
+        let (parts, record) = (parts.clone(), record.clone());
+        move || files(&parts, &record)
+    })
+    .await?;
+
+    operation.step("namespaces");
+    blocking({
+        let (parts, record) = (parts.clone(), record.clone());
+        move || pin_namespaces(&parts, &record)
+    })
+    .await?;
+
+    if record.spec.pid == NamespaceMode::Pod {
+        operation.step("pause");
+        undo.push("pause", {
+            let (parts, record) = (parts.clone(), record.clone());
+            async move { pause::kill(&parts, &record).await }
+        });
+        record.pause = Some(pause::start(parts, &record).await?);
+        parts.save(&record).await?;
+    }
+
+    if record.spec.network != NamespaceMode::Node {
+        operation.step("cni add");
+        let attachment = attachment(parts, &record)?;
+        undo.push("cni del", {
+            let (parts, netns) = (parts.clone(), parts.layout.pod_namespaces(&id).join("net"));
+            async move { parts.networks.del(&id.to_string(), Some(&netns)).await }
+        });
+        let added = parts.networks.add(&attachment).await;
+        record.addresses = added.map_err(|source| PodError::Network { id, source })?.ips;
+    }
+
+    operation.step("ready");
+    record.state = State::Ready;
+    parts.save(&record).await?;
+    Ok(record)
+}
+
+/// The pod's directories and the files its containers see.
+fn files(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
+    let (layout, spec, id) = (&parts.layout, &record.spec, &record.id);
+    let make = |path: &Path, mode| directory(path, mode);
+    make(&layout.pod(id), 0o711)?;
+    if let Some(logs) = &spec.log_directory {
+        make(logs, 0o755)?;
+    }
+    let resolv = match &spec.dns {
+        Some(dns) => resolv_conf::render(dns).into_bytes(),
+        None => resolv_conf::node_copy().map_err(|source| PodError::File {
+            action: "read",
+            path: "/etc/resolv.conf".into(),
+            source,
+        })?,
+    };
+    write(&layout.pod_resolv_conf(id), &resolv)?;
+    write(&layout.pod_hostname(id), hostname_file::render(&record.hostname).as_bytes())?;
+    if spec.ipc != NamespaceMode::Node {
+        let shm = layout.pod_shm(id);
+        make(&shm, 0o755)?;
+        tmpfs::mount(&shm, SHM_BYTES)
+            .map_err(|source| PodError::File { action: "mount tmpfs on", path: shm, source })?;
+    }
+    Ok(())
+}
+
+fn pin_namespaces(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
+    let spec = &record.spec;
+    let mut own = Vec::new();
+    // With the node's network the node's name is the right one, too.
+    let network = spec.network != NamespaceMode::Node;
+    if network {
+        own.extend([Namespace::Network, Namespace::Uts]);
+    }
+    if spec.ipc != NamespaceMode::Node {
+        own.push(Namespace::Ipc);
+    }
+    let request = PinRequest {
+        namespaces: &own,
+        hostname: network.then_some(record.hostname.as_str()),
+        sysctls: &spec.sysctls,
+    };
+    namespaces::pin(&parts.layout.pod_namespaces(&record.id), &request)
+        .map_err(|source| PodError::Namespaces { id: record.id, source })
+}
+
+/// What CNI is told of the pod.
+fn attachment(parts: &Parts, record: &PodRecord) -> Result<Attachment, PodError> {
+    let spec = &record.spec;
+    let bandwidth = Bandwidth::from_annotations(&spec.annotations).map_err(|error| {
+        let (field, problem) = ("config.annotations".to_owned(), crate::error::chain(&error));
+        PodError::Request { field, problem }
+    })?;
+    Ok(Attachment {
+        pod: record.id.to_string(),
+        netns: parts.layout.pod_namespaces(&record.id).join("net"),
+        namespace: spec.key.namespace.clone(),
+        name: spec.key.name.clone(),
+        uid: spec.key.uid.clone(),
+        port_mappings: spec.port_mappings.clone(),
+        bandwidth,
+        dns: spec.dns.clone(),
+    })
+}
+
+/// The host name inside a pod: as asked, else the node's with the node's network, else the pod's
+/// name as far as the kernel takes it.
+pub fn hostname(spec: &PodSpec) -> String {
+    if let Some(asked) = &spec.hostname
+        && spec.network != NamespaceMode::Node
+    {
+        return asked.clone();
+    }
+    if spec.network == NamespaceMode::Node {
+        let node = rustix::system::uname();
+        return node.nodename().to_string_lossy().into_owned();
+    }
+    let end = spec.key.name.floor_char_boundary(HOSTNAME_MAX - 1);
+    spec.key.name[..end].trim_end_matches(['-', '.']).to_owned()
+}
+
+fn directory(path: &Path, mode: u32) -> Result<(), PodError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|source| PodError::File { action: "make directory", path: path.to_owned(), source })
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), PodError> {
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::write(path, bytes)
+        .and_then(|()| fs::set_permissions(path, readable))
+        .map_err(|source: io::Error| PodError::File { action: "write", path: path.to_owned(), source })
+}

@@ -6,9 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::container::spec::{
-    GroupsPolicy, IdMapping, NamespaceMode, Profile, Resources, SelinuxOptions,
-};
+pub use crate::container::spec::UserNamespace;
+use crate::container::spec::{GroupsPolicy, NamespaceMode, Profile, Resources, SelinuxOptions};
 
 /// The identity of a pod in requests (CRI `PodSandboxMetadata`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -44,7 +43,8 @@ pub struct PodSpec {
     pub annotations: BTreeMap<String, String>,
     /// Parent control group: a path (cgroupfs) or a slice name (systemd); none = ours.
     pub cgroup_parent: Option<String>,
-    /// Namespaced kernel parameters, dotted names, checked against the namespaces asked for.
+    /// Namespaced kernel parameters, checked against the namespaces asked for. The names are
+    /// dotted, and a dot inside a part is a slash, as in sysctl(8); see [`sysctl_path`].
     pub sysctls: BTreeMap<String, String>,
     /// Process namespace of the pod's containers.
     pub pid: NamespaceMode,
@@ -74,6 +74,16 @@ pub struct PodSpec {
     pub overhead: Resources,
     /// Sum of the containers' resources.
     pub resources: Resources,
+}
+
+/// Where a parameter of [`PodSpec::sysctls`] is below `/proc/sys`.
+pub fn sysctl_path(dotted: &str) -> PathBuf {
+    let other = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        c => c,
+    };
+    dotted.chars().map(other).collect::<String>().into()
 }
 
 /// Contents of resolv.conf.
@@ -112,11 +122,18 @@ pub enum Protocol {
     Sctp,
 }
 
-/// Mappings of a pod's own user namespace; one range each.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserNamespace {
-    /// User ids.
-    pub uids: Vec<IdMapping>,
-    /// Group ids.
-    pub gids: Vec<IdMapping>,
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_parameter_is_found_where_its_parts_say() {
+        assert_eq!(sysctl_path("net.ipv4.ip_forward"), Path::new("net/ipv4/ip_forward"));
+        assert_eq!(
+            sysctl_path("net.ipv4.conf.eth0/100.rp_filter"),
+            Path::new("net/ipv4/conf/eth0.100/rp_filter")
+        );
+    }
 }

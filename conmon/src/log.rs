@@ -1,0 +1,212 @@
+//! The container's log file: written in batches of whole lines, reopened on request, never fatal.
+//!
+//! A batch reaches the file entirely or not at all. When it cannot be written (full disk, quota,
+//! I/O error) what went through is taken back, the batch is dropped and its bytes are counted; the
+//! container is drained all the while and never waits. The first batch that can be written again
+//! begins with a line that says how much is missing.
+//!
+//! Does not read from the container (`stdio.rs`) and knows no streams: callers say which stream a
+//! piece of output is from and keep what is not a whole line yet.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+
+use crate::child::now_ns;
+use crate::fault::{Fault, Tried};
+
+mod line;
+pub(crate) use line::{MAX_MESSAGE, Source};
+
+/// Bytes gathered before they are written. About what one read of a full pipe yields, with room
+/// for the longest line in any case.
+const BATCH: usize = 64 * 1024;
+
+/// The log of one container.
+pub(crate) struct Log {
+    target: Option<Target>,
+    clock: line::Clock,
+    /// Framed lines that are not written yet, after `preamble` bytes of our own.
+    batch: Vec<u8>,
+    preamble: usize,
+    /// Output bytes dropped since the last line that told of it.
+    untold: u64,
+    /// Output bytes dropped since the start.
+    lost: u64,
+}
+
+/// Where the log goes.
+struct Target {
+    path: PathBuf,
+    file: OwnedFd,
+    /// The file ends within a line, so the next batch must start a new one.
+    torn: bool,
+}
+
+impl Log {
+    /// Creates or opens the log. Without a path the output is discarded.
+    pub(crate) fn open(path: Option<&Path>) -> Result<Log, Fault> {
+        let target = path.map(Target::open).transpose()?;
+        Ok(Log {
+            target,
+            clock: line::Clock::new(),
+            batch: Vec::with_capacity(BATCH),
+            preamble: 0,
+            untold: 0,
+            lost: 0,
+        })
+    }
+
+    /// Writes all whole lines of `output`, which was read at once, and returns how many bytes at
+    /// its end are no line yet. Those are at most [`MAX_MESSAGE`] and belong before what the
+    /// stream yields next.
+    pub(crate) fn write(&mut self, source: Source, output: &[u8]) -> usize {
+        let mut rest = output;
+        if self.target.is_none() {
+            return 0;
+        }
+        let at_ns = now_ns();
+        while let Some((text, tag)) = line::next(&mut rest) {
+            self.put(at_ns, source, tag, text);
+        }
+        self.flush();
+        rest.len()
+    }
+
+    /// Writes the last piece of a stream, which has no newline.
+    pub(crate) fn write_last(&mut self, source: Source, piece: &[u8]) {
+        if self.target.is_some() && !piece.is_empty() {
+            self.put(now_ns(), source, line::Tag::Partial, piece);
+            self.flush();
+        }
+    }
+
+    /// Tells of dropped output that no later line has told of. For the container's end.
+    pub(crate) fn settle(&mut self) {
+        if self.untold > 0 {
+            self.begin(now_ns());
+            self.flush();
+        }
+    }
+
+    /// Output bytes that are missing from the log.
+    pub(crate) fn lost_bytes(&self) -> u64 {
+        self.lost
+    }
+
+    /// Opens the log's path anew. If that fails, the old file stays in use and none is created.
+    ///
+    /// Everything read so far is already in the old file, so no line is lost or doubled.
+    pub(crate) fn reopen(&mut self) -> Result<(), Fault> {
+        if let Some(target) = &mut self.target {
+            *target = Target::open(&target.path)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, at_ns: i64, source: Source, tag: line::Tag, text: &[u8]) {
+        if self.batch.len() + line::PREFIX + text.len() + 1 > BATCH {
+            self.flush();
+        }
+        if self.batch.is_empty() {
+            self.begin(at_ns);
+        }
+        line::put(&mut self.batch, self.clock.stamp(at_ns), source, tag, text);
+    }
+
+    /// Begins a batch with what must come before its first line.
+    fn begin(&mut self, at_ns: i64) {
+        if self.target.as_ref().is_some_and(|target| target.torn) {
+            self.batch.push(b'\n');
+        }
+        if self.untold > 0 {
+            let untold = self.untold;
+            let text = format!("conmon: {untold} bytes of output are missing here: write error");
+            let stamp = self.clock.stamp(at_ns);
+            line::put(&mut self.batch, stamp, Source::Stderr, line::Tag::Full, text.as_bytes());
+        }
+        self.preamble = self.batch.len();
+    }
+
+    fn flush(&mut self) {
+        let Some(target) = &mut self.target else { return };
+        if self.batch.is_empty() {
+            return;
+        }
+        match target.write(&self.batch) {
+            Ok(()) => self.untold = 0,
+            Err(_) => {
+                let bytes = line::output_bytes(&self.batch[self.preamble..]);
+                self.untold += bytes;
+                self.lost += bytes;
+            }
+        }
+        self.batch.clear();
+        self.preamble = 0;
+    }
+}
+
+impl Target {
+    fn open(path: &Path) -> Result<Target, Fault> {
+        let tried = || format!("open log {}", path.display());
+        // Readable, to look at the last byte. Neither a link nor a FIFO may stand in for the log:
+        // the directory is writable by others than us.
+        let flags = OFlags::RDWR
+            | OFlags::APPEND
+            | OFlags::CREATE
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::NOCTTY
+            | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o640)).tried(tried)?;
+        let stat = rustix::fs::fstat(&file).tried(tried)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("not a regular file")).tried(tried);
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let mut last = [b'\n'];
+        let torn = size > 0
+            && rustix::io::pread(&file, &mut last, size - 1).is_ok_and(|count| count == 1)
+            && last != *b"\n";
+        Ok(Target { path: path.to_owned(), file, torn })
+    }
+
+    /// Writes all of `batch` or, as far as the file system lets us, nothing of it.
+    fn write(&mut self, batch: &[u8]) -> io::Result<()> {
+        let mut written = 0;
+        while written < batch.len() {
+            match rustix::io::retry_on_intr(|| rustix::io::write(&self.file, &batch[written..])) {
+                Ok(0) => break,
+                Ok(count) => written += count,
+                Err(error) => {
+                    self.take_back(&batch[..written]);
+                    return Err(error.into());
+                }
+            }
+        }
+        if written < batch.len() {
+            self.take_back(&batch[..written]);
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.torn = false;
+        Ok(())
+    }
+
+    /// Cuts what was written off the file's end. The monitor is the log's only writer; if the file
+    /// is shorter than that, somebody has truncated it and nothing is left to cut.
+    fn take_back(&mut self, written: &[u8]) {
+        let Some(last) = written.last() else { return };
+        let cut = rustix::fs::fstat(&self.file).ok().and_then(|stat| {
+            let end = u64::try_from(stat.st_size).ok()?.checked_sub(written.len() as u64)?;
+            rustix::fs::ftruncate(&self.file, end).ok()
+        });
+        if cut.is_none() {
+            self.torn = *last != b'\n';
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

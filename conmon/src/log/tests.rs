@@ -1,0 +1,145 @@
+//! The log on a file system of one mebibyte, on a file that is torn, and over a reopen.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+
+use super::*;
+
+fn messages(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'));
+    text.lines().map(|line| line.get(line::PREFIX..).unwrap_or(line).to_owned()).collect()
+}
+
+#[test]
+fn output_becomes_lines_and_the_unfinished_rest_is_handed_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("0.log");
+    let mut log = Log::open(Some(&path)).unwrap();
+    assert_eq!(log.write(Source::Stdout, b"one\ntwo\nthr"), 3);
+    log.write_last(Source::Stdout, b"three");
+    log.write_last(Source::Stderr, b"");
+    assert_eq!(messages(&path), ["one", "two", "three"]);
+    assert!(fs::read_to_string(&path).unwrap().ends_with(" stdout P three\n"));
+    assert_eq!(log.lost_bytes(), 0);
+}
+
+#[test]
+fn a_batch_larger_than_the_buffer_is_written_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("0.log");
+    let mut log = Log::open(Some(&path)).unwrap();
+    assert_eq!(log.write(Source::Stdout, &b"y\n".repeat(40_000)), 0);
+    assert_eq!(messages(&path), vec!["y"; 40_000]);
+    assert_eq!(log.batch.capacity(), BATCH);
+}
+
+#[test]
+fn a_file_that_ends_within_a_line_is_continued_on_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("0.log");
+    fs::write(&path, "torn").unwrap();
+    let mut log = Log::open(Some(&path)).unwrap();
+    log.write(Source::Stdout, b"one\n");
+    assert_eq!(messages(&path), ["torn", "one"]);
+}
+
+#[test]
+fn a_reopen_moves_on_to_the_new_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, old) = (dir.path().join("0.log"), dir.path().join("0.log.old"));
+    let mut log = Log::open(Some(&path)).unwrap();
+    log.write(Source::Stdout, b"one\n");
+    fs::rename(&path, &old).unwrap();
+    log.write(Source::Stdout, b"two\n");
+    log.reopen().unwrap();
+    log.write(Source::Stdout, b"three\n");
+    assert_eq!(messages(&old), ["one", "two"]);
+    assert_eq!(messages(&path), ["three"]);
+}
+
+#[test]
+fn a_reopen_that_fails_keeps_the_old_file_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (logs, moved) = (dir.path().join("logs"), dir.path().join("moved"));
+    fs::create_dir(&logs).unwrap();
+    let path = logs.join("0.log");
+    let mut log = Log::open(Some(&path)).unwrap();
+    fs::rename(&logs, &moved).unwrap();
+    let fault = log.reopen().unwrap_err();
+    assert_eq!(fault.to_string(), format!("open log {}", path.display()));
+    assert!(!logs.exists());
+    fs::create_dir(&logs).unwrap();
+    std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+    assert!(log.reopen().is_err());
+    fs::remove_file(&path).unwrap();
+    rustix::fs::mkfifoat(CWD, &path, Mode::RUSR).unwrap();
+    assert!(log.reopen().is_err());
+    log.write(Source::Stdout, b"still here\n");
+    assert_eq!(messages(&moved.join("0.log")), ["still here"]);
+}
+
+/// A tmpfs of one mebibyte that is unmounted when dropped. Only root can make one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> SmallDisk {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", dir.path(), "tmpfs", flags, c"size=1m").unwrap();
+        SmallDisk(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH));
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_dropped_counted_and_told_of_once_there_is_room() {
+    let disk = SmallDisk::mount();
+    let (path, ballast) = (disk.0.path().join("0.log"), disk.0.path().join("ballast"));
+    let mut log = Log::open(Some(&path)).unwrap();
+    log.write(Source::Stdout, b"before\n");
+    let room = 1024 * 1024 - 2 * 4096;
+    fs::write(&ballast, vec![0; room]).unwrap();
+    let line = [b"x".repeat(999), b"\n".to_vec()].concat();
+    for _ in 0..100 {
+        assert_eq!(log.write(Source::Stdout, &line.repeat(10)), 0);
+    }
+    assert_eq!(log.lost_bytes(), 1_000_000);
+    assert_eq!(messages(&path), ["before"], "no part of a batch stays behind");
+    fs::remove_file(&ballast).unwrap();
+    log.write(Source::Stdout, b"after\n");
+    log.settle();
+    let missing = "conmon: 1000000 bytes of output are missing here: write error";
+    assert_eq!(messages(&path), ["before", missing, "after"]);
+    assert_eq!(log.lost_bytes(), 1_000_000);
+}
+
+#[test]
+fn a_loss_at_the_very_end_is_told_of_when_the_log_is_settled() {
+    let disk = SmallDisk::mount();
+    let path = disk.0.path().join("0.log");
+    let mut log = Log::open(Some(&path)).unwrap();
+    fs::write(disk.0.path().join("ballast"), vec![0; 1024 * 1024]).unwrap_err();
+    log.write(Source::Stdout, b"lost\n");
+    log.settle();
+    assert_eq!(messages(&path), Vec::<String>::new());
+    fs::remove_file(disk.0.path().join("ballast")).unwrap();
+    log.settle();
+    let missing = "conmon: 5 bytes of output are missing here: write error";
+    assert_eq!(messages(&path), [missing]);
+}
+
+#[test]
+fn without_a_path_everything_is_discarded() {
+    let mut log = Log::open(None).unwrap();
+    assert_eq!(log.write(Source::Stdout, b"one\ntwo"), 0);
+    log.reopen().unwrap();
+    log.settle();
+    assert_eq!(log.lost_bytes(), 0);
+}

@@ -1,0 +1,299 @@
+//! The container's standard streams, and the runtime program's while it creates the container.
+//!
+//! Every stream is read the moment it has something and never waits for whoever consumes it, so
+//! that no reader can stall a container. Until the container is created, what arrives is the
+//! runtime program's own words: they explain a failure and do not belong in the log.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::termios::{OptionalActions, OutputModes, Winsize};
+
+use crate::child::Streams;
+use crate::fault::{Fault, Tried};
+use crate::log::{Log, MAX_MESSAGE, Source};
+use crate::poller::{Poller, Token};
+
+/// Bytes of one read: a pipe's default capacity (pipe(7)).
+const READ: usize = 64 * 1024;
+
+/// How much of the runtime's own output is kept: its last words.
+const SAID: usize = 4 * 1024;
+
+/// How much is read from a stream that does not end though its container has: the largest pipe an
+/// unprivileged process can have (/proc/sys/fs/pipe-max-size), so everything that was in it.
+const DRAIN: usize = 1024 * 1024;
+
+/// How often a terminal is tried again that nobody holds open at the moment.
+const TERMINAL_RETRY: Duration = Duration::from_millis(250);
+
+/// A stream that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Channel {
+    /// The container's standard output, or its terminal.
+    Stdout,
+    /// The container's standard error.
+    Stderr,
+    /// The runtime program's output, where the container has a terminal instead of pipes.
+    Runtime,
+}
+
+impl Channel {
+    pub(crate) const ALL: [Channel; 3] = [Channel::Stdout, Channel::Stderr, Channel::Runtime];
+}
+
+/// What the runtime program said.
+#[derive(Default)]
+pub(crate) struct Said(Vec<u8>);
+
+impl Said {
+    fn hear(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+        let excess = self.0.len().saturating_sub(SAID);
+        self.0.drain(..excess);
+    }
+
+    /// The last words, without the space around them.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(self.0.trim_ascii()).into_owned()
+    }
+}
+
+/// Where what is read goes.
+pub(crate) enum Sink<'a> {
+    /// The container's output: into the log. A client that attaches gets its copy here.
+    Log(&'a mut Log),
+    /// The runtime's words.
+    Said(&'a mut Said),
+    /// Words of a runtime that has done its work.
+    Nowhere,
+}
+
+struct Stream {
+    fd: OwnedFd,
+    source: Source,
+    /// Output that is not a whole line yet; at most [`MAX_MESSAGE`] bytes.
+    kept: Vec<u8>,
+}
+
+/// All streams of one container.
+pub(crate) struct Stdio {
+    streams: [Option<Stream>; 3],
+    /// The write end of the container's standard input. It stays open while nobody is attached,
+    /// so the container does not read an end.
+    stdin: Option<OwnedFd>,
+    terminal: Terminal,
+    /// What was kept of a stream and, after it, what is read.
+    input: Vec<u8>,
+}
+
+/// Whether the container's standard output is a terminal, and whether somebody holds it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Terminal {
+    None,
+    Open,
+    /// Nobody does, but a process of the container may open it again; it is tried again then.
+    Idle {
+        retry: Instant,
+    },
+}
+
+/// Whether the container has a standard input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stdin {
+    Open,
+    Null,
+}
+
+/// What came of one read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Bytes(usize),
+    /// Nothing now.
+    Empty,
+    /// Nothing ever again.
+    End,
+}
+
+impl Stdio {
+    /// Makes the pipes of a container without a terminal, and their other ends for the runtime.
+    pub(crate) fn pipes(stdin: Stdin, poller: &Poller) -> Result<(Stdio, Streams), Fault> {
+        let tried = || "make the container's pipes".to_owned();
+        let mut stdio = Stdio::new();
+        let stdin = match stdin {
+            Stdin::Open => {
+                let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).tried(tried)?;
+                set_nonblocking(&write).tried(tried)?;
+                stdio.stdin = Some(write);
+                process::Stdio::from(read)
+            }
+            Stdin::Null => process::Stdio::null(),
+        };
+        let stdout = stdio.open_pipe(Channel::Stdout, poller).tried(tried)?;
+        let stderr = stdio.open_pipe(Channel::Stderr, poller).tried(tried)?;
+        Ok((stdio, Streams { stdin, stdout: stdout.into(), stderr: stderr.into() }))
+    }
+
+    /// Makes what the runtime program needs to create a container with a terminal.
+    pub(crate) fn terminal(poller: &Poller) -> Result<(Stdio, Streams), Fault> {
+        let tried = || "make the runtime's pipe".to_owned();
+        let mut stdio = Stdio::new();
+        let stderr = stdio.open_pipe(Channel::Runtime, poller).tried(tried)?;
+        let stdout = stderr.try_clone().tried(tried)?;
+        let stdin = process::Stdio::null();
+        Ok((stdio, Streams { stdin, stdout: stdout.into(), stderr: stderr.into() }))
+    }
+
+    fn new() -> Stdio {
+        Stdio {
+            streams: [const { None }; 3],
+            stdin: None,
+            terminal: Terminal::None,
+            input: Vec::with_capacity(MAX_MESSAGE + READ),
+        }
+    }
+
+    fn open_pipe(&mut self, channel: Channel, poller: &Poller) -> io::Result<OwnedFd> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        self.open(channel, read, poller)?;
+        Ok(write)
+    }
+
+    fn open(&mut self, channel: Channel, fd: OwnedFd, poller: &Poller) -> io::Result<()> {
+        set_nonblocking(&fd)?;
+        poller.add(&fd, Token::Output(channel))?;
+        let source = match channel {
+            Channel::Stdout => Source::Stdout,
+            Channel::Stderr | Channel::Runtime => Source::Stderr,
+        };
+        self.streams[channel as usize] = Some(Stream { fd, source, kept: Vec::new() });
+        Ok(())
+    }
+
+    /// Takes the container's terminal: all its output is standard output.
+    pub(crate) fn adopt_terminal(&mut self, master: OwnedFd, poller: &Poller) -> io::Result<()> {
+        // COMPAT: the terminal ends lines with CR LF, which is what kubectl expects of a TTY; a
+        // runtime may have switched that off.
+        let mut attributes = rustix::termios::tcgetattr(&master)?;
+        attributes.output_modes |= OutputModes::ONLCR;
+        rustix::termios::tcsetattr(&master, OptionalActions::Now, &attributes)?;
+        self.open(Channel::Stdout, master, poller)?;
+        self.terminal = Terminal::Open;
+        Ok(())
+    }
+
+    /// Sets the size of the container's terminal.
+    pub(crate) fn resize(&self, rows: u16, cols: u16) -> Result<(), Fault> {
+        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+        let master = self.streams[Channel::Stdout as usize].as_ref();
+        let master = master.ok_or(Errno::NOTTY).tried(|| "find the terminal".to_owned())?;
+        rustix::termios::tcsetwinsize(&master.fd, size).tried(|| "resize the terminal".to_owned())
+    }
+
+    /// Closes the write end of the container's standard input.
+    pub(crate) fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Reads from a stream once and hands what comes to `sink`.
+    pub(crate) fn pump(&mut self, channel: Channel, sink: Sink<'_>, poller: &Poller) -> Read {
+        let Some(stream) = &mut self.streams[channel as usize] else { return Read::End };
+        self.input.clear();
+        self.input.append(&mut stream.kept);
+        let kept = self.input.len();
+        let buffer = rustix::buffer::spare_capacity(&mut self.input);
+        let result = match rustix::io::read(&stream.fd, buffer) {
+            Ok(0) => Read::End,
+            Ok(count) => Read::Bytes(count),
+            Err(Errno::AGAIN | Errno::INTR) => Read::Empty,
+            // EIO: nobody has the terminal's other end open. Any other error would repeat itself.
+            Err(_) => Read::End,
+        };
+        match (sink, result) {
+            (Sink::Log(log), Read::Bytes(_)) => {
+                let rest = log.write(stream.source, &self.input);
+                stream.kept.extend_from_slice(&self.input[self.input.len() - rest..]);
+            }
+            (Sink::Log(log), Read::End) if self.terminal == Terminal::None => {
+                log.write_last(stream.source, &self.input);
+            }
+            (Sink::Log(_), _) => stream.kept.extend_from_slice(&self.input[..kept]),
+            (Sink::Said(said), _) => said.hear(&self.input),
+            (Sink::Nowhere, _) => {}
+        }
+        if result == Read::End {
+            self.end(channel, poller);
+        }
+        result
+    }
+
+    fn end(&mut self, channel: Channel, poller: &Poller) {
+        let Some(stream) = &self.streams[channel as usize] else { return };
+        poller.remove(&stream.fd);
+        if channel == Channel::Stdout && self.terminal != Terminal::None {
+            self.terminal = Terminal::Idle { retry: Instant::now() + TERMINAL_RETRY };
+        } else {
+            self.streams[channel as usize] = None;
+        }
+    }
+
+    /// When an idle terminal is to be tried again.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.terminal {
+            Terminal::Idle { retry } => Some(retry),
+            Terminal::None | Terminal::Open => None,
+        }
+    }
+
+    /// Tries an idle terminal again if it is time.
+    pub(crate) fn on_time(&mut self, now: Instant, poller: &Poller) {
+        if self.deadline().is_some_and(|retry| retry <= now)
+            && let Some(stream) = &self.streams[Channel::Stdout as usize]
+        {
+            self.terminal = match poller.add(&stream.fd, Token::Output(Channel::Stdout)) {
+                Ok(()) => Terminal::Open,
+                Err(_) => Terminal::Idle { retry: now + TERMINAL_RETRY },
+            };
+        }
+    }
+
+    /// Whether the container can write nothing any more, as far as one can know now.
+    pub(crate) fn has_ended(&self) -> bool {
+        let idle = matches!(self.terminal, Terminal::Idle { .. });
+        let [stdout, stderr, _] = &self.streams;
+        (stdout.is_none() || idle) && stderr.is_none()
+    }
+
+    /// Ends the log of a container that has ended: reads what its streams still hold, though other
+    /// processes may keep them open, and writes the last lines without a newline.
+    pub(crate) fn drain(&mut self, log: &mut Log, poller: &Poller) {
+        for channel in [Channel::Stdout, Channel::Stderr] {
+            let mut budget = DRAIN;
+            while let Read::Bytes(count) = self.pump(channel, Sink::Log(log), poller) {
+                budget = budget.saturating_sub(count);
+                if budget == 0 {
+                    break;
+                }
+            }
+        }
+        for stream in self.streams.iter_mut().flatten() {
+            log.write_last(stream.source, &stream.kept);
+            stream.kept = Vec::new();
+        }
+        if matches!(self.terminal, Terminal::Idle { .. }) {
+            self.streams[Channel::Stdout as usize] = None;
+            self.terminal = Terminal::None;
+        }
+        log.settle();
+    }
+}
+
+fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(&fd)?;
+    Ok(rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?)
+}

@@ -1,0 +1,254 @@
+//! The one table of keys: name, default, reason. `raw` takes the types from it, `check` the
+//! defaults, `render` all three.
+
+use super::{CgroupDriver, Config, Handler, HandlerKind, LogFormat};
+
+/// A value as TOML has it, reduced to the three types that our keys use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A string.
+    Text(String),
+    /// An integer.
+    Number(i64),
+    /// An array of strings.
+    List(Vec<String>),
+}
+
+/// A default; its variant is also the type that the key must have.
+#[derive(Clone, Copy, Debug)]
+pub enum Fallback {
+    /// A string.
+    Text(&'static str),
+    /// An integer.
+    Number(i64),
+    /// An array of strings.
+    List(&'static [&'static str]),
+}
+
+impl Fallback {
+    /// The default as a value.
+    pub fn value(self) -> Value {
+        match self {
+            Self::Text(text) => Value::Text(text.to_owned()),
+            Self::Number(number) => Value::Number(number),
+            Self::List(items) => Value::List(items.iter().map(|&item| item.to_owned()).collect()),
+        }
+    }
+
+    /// The type, as mistakes call it.
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Number(_) => "an integer",
+            Self::List(_) => "an array of strings",
+        }
+    }
+}
+
+/// One key that has exactly one value.
+pub struct Key {
+    /// Dotted, e.g. `stream.port`.
+    pub name: &'static str,
+    /// What holds where no file says otherwise.
+    pub default: Fallback,
+    /// Why one would set it, in one line.
+    pub reason: &'static str,
+    /// Reads the effective value back.
+    pub get: fn(&Config) -> Value,
+}
+
+/// One key of every `[runtime.handlers.NAME]`.
+pub struct HandlerKey {
+    /// Last part of the name, e.g. `path`.
+    pub name: &'static str,
+    /// What holds where no file says otherwise; `path` of a handler that is not built in has none.
+    pub default: Fallback,
+    /// Why one would set it, in one line.
+    pub reason: &'static str,
+    /// Reads the effective value back.
+    pub get: fn(&Handler) -> Value,
+}
+
+/// A handler that exists without any file.
+pub struct BuiltInHandler {
+    /// Name, as a RuntimeClass names it.
+    pub name: &'static str,
+    /// Its program where distributions put it.
+    pub path: &'static str,
+}
+
+/// Parent of the handlers' tables.
+pub const HANDLERS: &str = "runtime.handlers";
+
+/// The monitor, if neither the place of an installed nor that of a built crisol has one.
+pub const MONITOR_FALLBACK: &str = "/usr/libexec/crisol/conmon";
+
+/// Where a built-in handler's program is looked for if it is not at its default path.
+pub const PROGRAM_DIRS: [&str; 4] = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
+
+/// Handlers that exist without any file.
+pub const BUILT_IN: [BuiltInHandler; 2] = [
+    BuiltInHandler { name: "runc", path: "/usr/bin/runc" },
+    BuiltInHandler { name: "crun", path: "/usr/bin/crun" },
+];
+
+/// All keys with one value, in the order in which files show them.
+pub const KEYS: [Key; 16] = [
+    Key {
+        name: "root",
+        default: Fallback::Text("/var/lib/crisol"),
+        reason: "Durable data: images, writable layers, records; a local disk, not a tmpfs.",
+        get: |c| path(&c.root),
+    },
+    Key {
+        name: "state",
+        default: Fallback::Text("/run/crisol"),
+        reason: "What must be gone after a reboot: sockets, namespaces, mounts, bundles; a tmpfs.",
+        get: |c| path(&c.state),
+    },
+    Key {
+        name: "cri.listen",
+        default: Fallback::Text("/run/crisol/crisol.sock"),
+        reason: "The unix socket that the kubelet's containerRuntimeEndpoint names.",
+        get: |c| path(&c.cri.listen),
+    },
+    Key {
+        name: "stream.address",
+        default: Fallback::Text("127.0.0.1"),
+        reason: "Address of the exec, attach and port-forward server; only the kubelet calls it.",
+        get: |c| Value::Text(c.stream.address.to_string()),
+    },
+    Key {
+        name: "stream.port",
+        default: Fallback::Number(0),
+        reason: "Its port; 0 takes any free one, which suits every kubelet.",
+        get: |c| Value::Number(c.stream.port.into()),
+    },
+    Key {
+        name: "network.conf_dir",
+        default: Fallback::Text("/etc/cni/net.d"),
+        reason: "Where the network provider installs its CNI configuration.",
+        get: |c| path(&c.network.conf_dir),
+    },
+    Key {
+        name: "network.plugin_dirs",
+        default: Fallback::List(&["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"]),
+        reason: "Where CNI plugins are, in search order.",
+        get: |c| Value::List(c.network.plugin_dirs.iter().map(|p| text(p)).collect()),
+    },
+    Key {
+        name: "cgroup.driver",
+        default: Fallback::Text("auto"),
+        reason: "Who makes control groups: \"systemd\", \"cgroupfs\", or \"auto\" = systemd where it is init.",
+        get: |c| Value::Text(driver(c.cgroup.driver).to_owned()),
+    },
+    Key {
+        name: "image.registries_conf",
+        default: Fallback::Text("/etc/containers/registries.conf"),
+        reason: "Mirrors, blocked and insecure registries, containers-registries.conf(5).",
+        get: |c| path(&c.image.registries_conf),
+    },
+    Key {
+        name: "image.policy",
+        default: Fallback::Text("/etc/containers/policy.json"),
+        reason: "Which images may be pulled, containers-policy.json(5).",
+        get: |c| path(&c.image.policy),
+    },
+    Key {
+        name: "image.auth_file",
+        default: Fallback::Text(""),
+        reason: "Credentials for registries, containers-auth.json(5); empty = only those of the request.",
+        get: |c| c.image.auth_file.as_deref().map_or(Value::Text(String::new()), path),
+    },
+    Key {
+        name: "runtime.default_handler",
+        default: Fallback::Text("runc"),
+        reason: "Handler for pods without a RuntimeClass.",
+        get: |c| Value::Text(c.runtime.default_handler.clone()),
+    },
+    Key {
+        name: "runtime.monitor",
+        default: Fallback::Text(""),
+        reason: "The monitor; empty = libexec/crisol/conmon for an installed crisol, conmon beside it for a built one.",
+        get: |c| path(&c.runtime.monitor),
+    },
+    Key {
+        name: "log.level",
+        default: Fallback::Text("info"),
+        reason: "error, warn, info, debug or trace, also per module: \"info,crisol::image=debug\".",
+        get: |c| Value::Text(c.log.level.clone()),
+    },
+    Key {
+        name: "log.format",
+        default: Fallback::Text("text"),
+        reason: "\"text\" for people, \"json\" for collectors; both go to stderr.",
+        get: |c| {
+            Value::Text(match c.log.format {
+                LogFormat::Text => "text".to_owned(),
+                LogFormat::Json => "json".to_owned(),
+            })
+        },
+    },
+    Key {
+        name: "metrics.listen",
+        default: Fallback::Text(""),
+        reason: "ADDRESS:PORT that serves /metrics without authentication; empty = nowhere.",
+        get: |c| Value::Text(c.metrics.listen.map(|a| a.to_string()).unwrap_or_default()),
+    },
+];
+
+/// The keys of every handler, in the order in which files show them.
+pub const HANDLER_KEYS: [HandlerKey; 4] = [
+    HandlerKey {
+        name: "type",
+        default: Fallback::Text("oci"),
+        reason: "\"oci\" = a program with the OCI command line, \"shim\" = containerd's shim v2 protocol.",
+        get: |h| {
+            Value::Text(match h.kind {
+                HandlerKind::Oci => "oci".to_owned(),
+                HandlerKind::Shim => "shim".to_owned(),
+            })
+        },
+    },
+    HandlerKey {
+        name: "path",
+        default: Fallback::Text(""),
+        reason: "Its program; runc and crun are also looked for in /usr/sbin, /usr/local/bin and /usr/local/sbin.",
+        get: |h| path(&h.path),
+    },
+    HandlerKey {
+        name: "root",
+        default: Fallback::Text(""),
+        reason: "Its state directory (--root); empty = runtimes/NAME below `state`.",
+        get: |h| path(&h.root),
+    },
+    HandlerKey {
+        name: "options",
+        default: Fallback::List(&[]),
+        reason: "Further options, written before the command.",
+        get: |h| Value::List(h.options.clone()),
+    },
+];
+
+/// The default path of a built-in handler.
+pub fn built_in_path(name: &str) -> Option<&'static str> {
+    BUILT_IN.iter().find(|handler| handler.name == name).map(|handler| handler.path)
+}
+
+/// The word for a driver in files, in `Status` and in findings.
+pub fn driver(driver: CgroupDriver) -> &'static str {
+    match driver {
+        CgroupDriver::Auto => "auto",
+        CgroupDriver::Systemd => "systemd",
+        CgroupDriver::Cgroupfs => "cgroupfs",
+    }
+}
+
+fn path(path: &std::path::Path) -> Value {
+    Value::Text(text(path))
+}
+
+/// Paths of a configuration are UTF-8: TOML strings are.
+fn text(path: &std::path::Path) -> String {
+    path.to_string_lossy().into_owned()
+}

@@ -1,0 +1,199 @@
+//! Writes a container's `config.json`: gathers what the pure part (`oci`) must not look up itself.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::host::{CgroupVersion, Host};
+use crate::ids::ContainerId;
+use crate::image::Image;
+use crate::runtime::Features;
+
+use super::oci::{self, DeviceKind, HostDevice, HostFacts, ImageDefaults, Inputs, PodPaths};
+use super::record::ContainerRecord;
+use super::spec::{NamespaceMode, Profile, Security};
+use super::user::Identity;
+use super::{ContainerError, Parts, PodPlace, start};
+
+/// The largest seccomp profile read; those of the field are some 50 KiB.
+const MAX_PROFILE: u64 = 1 << 20;
+
+/// The most device nodes one container gets; a directory of devices is walked to here.
+const MAX_DEVICES: usize = 4096;
+
+/// Builds the configuration and writes it into the bundle. Blocks.
+pub fn write(
+    parts: &Parts,
+    record: &ContainerRecord,
+    pod: &PodPlace,
+    image: &Image,
+    identity: &Identity,
+    volumes: &[Option<PathBuf>],
+) -> Result<(), ContainerError> {
+    let spec = &record.spec;
+    let runtime = start::runtime(parts, record)?;
+    let seccomp = localhost_profile(&spec.security)?;
+    let devices = devices(record)?;
+    let target = pid_target(parts, &spec.security, pod)?;
+    let inputs = Inputs {
+        spec,
+        image: &ImageDefaults {
+            entrypoint: &image.config.entrypoint,
+            cmd: &image.config.cmd,
+            env: &image.config.env,
+            working_dir: &image.config.working_dir,
+        },
+        pod: &PodPaths {
+            id: &pod.id.to_string(),
+            name: &pod.name,
+            namespace: &pod.namespace,
+            uid: &pod.uid,
+            hostname: &pod.hostname,
+            net: pod.net.as_deref(),
+            ipc: pod.ipc.as_deref(),
+            uts: pod.uts.as_deref(),
+            pid: pod.pid.as_deref(),
+            user: None,
+            pid_target: target.as_deref(),
+            resolv_conf: &pod.resolv_conf,
+            hostname_file: &pod.hostname_file,
+            shm: &pod.shm,
+            cgroups_path: &record.cgroup,
+        },
+        host: &facts(&parts.host, &runtime.features),
+        identity,
+        rootfs: &parts.layout.rootfs(&record.id),
+        image_volumes: volumes,
+        localhost_seccomp: seccomp.as_deref(),
+        host_devices: &devices,
+    };
+    let name = || spec.name.clone();
+    let built = oci::build(&inputs).map_err(|source| ContainerError::Spec { name: name(), source })?;
+    for warning in &built.warnings {
+        tracing::debug!(container = %record.id, name = spec.name, warning, "not as asked");
+    }
+    let path = parts.layout.bundle(&record.id).join("config.json");
+    let written = serde_json::to_vec(&built.spec)
+        .map_err(io::Error::from)
+        .and_then(|text| fs::write(&path, text));
+    written.map_err(|source| ContainerError::File { action: "write", path, source })
+}
+
+/// What this host and this runtime can do.
+fn facts(host: &Host, features: &Features) -> HostFacts {
+    let grantable = host.capabilities.grantable().into_iter();
+    HostFacts {
+        oci_version: features.oci_version.clone(),
+        kernel: host.kernel.version,
+        cgroup_v2: host.cgroups.version == CgroupVersion::V2,
+        bounding: grantable.map(|name| name.trim_start_matches("CAP_").to_owned()).collect(),
+        oom_score_adj_min: host.oom_score_adj_min.into(),
+        seccomp: host.security.seccomp && features.seccomp.unwrap_or(true),
+        apparmor: host.security.apparmor,
+        rro: features.recursive_read_only,
+        idmap: features.idmapped_mounts,
+        hugetlb: host.cgroups.controller("hugetlb").is_some(),
+        swap_accounting: host.cgroups.counts_swap(),
+    }
+}
+
+/// The process namespace of another container of the pod (an ephemeral container's target).
+fn pid_target(
+    parts: &Parts,
+    security: &Security,
+    pod: &PodPlace,
+) -> Result<Option<PathBuf>, ContainerError> {
+    let NamespaceMode::Target(id) = &security.pid else { return Ok(None) };
+    let refuse = |problem: &str| ContainerError::Request {
+        field: "config.linux.security_context.namespace_options.target_id".to_owned(),
+        problem: format!("container {id:?} {problem}"),
+    };
+    let id: ContainerId = id.parse().map_err(|_| refuse("does not exist"))?;
+    let known = parts.records.load(&id).map_err(|_| refuse("does not exist"))?;
+    let target: ContainerRecord = known.ok_or_else(|| refuse("does not exist"))?;
+    match target.process {
+        _ if target.pod != pod.id => Err(refuse("is not in this pod")),
+        Some(process) if target.ended.is_none() => {
+            Ok(Some(PathBuf::from(format!("/proc/{}/ns/pid", process.pid))))
+        }
+        _ => Err(refuse("does not run")),
+    }
+}
+
+fn localhost_profile(security: &Security) -> Result<Option<String>, ContainerError> {
+    let Profile::Localhost(path) = &security.seccomp else { return Ok(None) };
+    if security.privileged {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    let read = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .and_then(|file| match file.metadata()?.is_file() {
+            true => file.take(MAX_PROFILE + 1).read_to_string(&mut text),
+            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        });
+    let problem = match read {
+        Ok(bytes) if bytes as u64 > MAX_PROFILE => "is larger than 1 MiB".to_owned(),
+        Ok(_) => return Ok(Some(text)),
+        Err(error) => error.to_string(),
+    };
+    Err(ContainerError::Request {
+        field: "config.linux.security_context.seccomp.localhost_ref".to_owned(),
+        problem: format!("{path:?}: {problem}"),
+    })
+}
+
+/// The host's device nodes that the container gets: all of them when privileged, else those asked
+/// for, a directory standing for the nodes in it.
+fn devices(record: &ContainerRecord) -> Result<Vec<HostDevice>, ContainerError> {
+    let spec = &record.spec;
+    let mut found = Vec::new();
+    if spec.security.privileged {
+        walk(Path::new("/dev"), Path::new("/dev"), "rwm", &mut found);
+    }
+    for (index, device) in spec.devices.iter().enumerate() {
+        let before = found.len();
+        walk(&device.host_path, &device.container_path, &device.permissions, &mut found);
+        if found.len() == before {
+            return Err(ContainerError::Request {
+                field: format!("config.devices[{index}].host_path"),
+                problem: format!("{} is no device and holds none", device.host_path.display()),
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn walk(host: &Path, inside: &Path, permissions: &str, found: &mut Vec<HostDevice>) {
+    // A node that goes meanwhile (a USB stick) is not there; that is no error.
+    let Ok(node) = fs::metadata(host) else { return };
+    let kind = node.file_type();
+    if kind.is_dir() {
+        let Ok(entries) = fs::read_dir(host) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            // Those the runtime makes itself, and links to nowhere, are no devices of the host.
+            let skipped = ["pts", "shm", "fd", "mqueue", "console", "core"];
+            if found.len() < MAX_DEVICES
+                && !skipped.iter().any(|skip| name == *skip)
+                && entry.file_type().is_ok_and(|kind| !kind.is_symlink())
+            {
+                walk(&entry.path(), &inside.join(name), permissions, found);
+            }
+        }
+    } else if kind.is_char_device() || kind.is_block_device() {
+        found.push(HostDevice {
+            path: inside.to_owned(),
+            kind: if kind.is_char_device() { DeviceKind::Char } else { DeviceKind::Block },
+            major: rustix::fs::major(node.rdev()),
+            minor: rustix::fs::minor(node.rdev()),
+            mode: node.mode() & 0o7777,
+            uid: node.uid(),
+            gid: node.gid(),
+            permissions: permissions.to_owned(),
+        });
+    }
+}

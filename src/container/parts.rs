@@ -1,0 +1,46 @@
+//! What every container is made with: the hands of the daemon, in one place.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cgroup::Cgroups;
+use crate::host::Host;
+use crate::image::Images;
+use crate::path::Layout;
+use crate::record::Records;
+use crate::runtime::Runtime;
+use crate::steps::Operations;
+
+use super::ContainerRecord;
+
+/// Shared by all containers; nothing in here changes.
+pub struct Parts {
+    /// Where files are.
+    pub layout: Layout,
+    /// Containers' records.
+    pub records: Records<ContainerRecord>,
+    /// The image store.
+    pub images: Images,
+    /// Runtimes by handler name.
+    pub runtimes: BTreeMap<String, Arc<Runtime>>,
+    /// The monitor's program.
+    pub monitor: PathBuf,
+    /// Control groups.
+    pub cgroups: Cgroups,
+    /// Facts about this host.
+    pub host: Host,
+    /// Work in flight.
+    pub operations: Operations,
+}
+
+impl Parts {
+    /// Saves a record off the reactor.
+    pub async fn save(self: &Arc<Self>, record: &ContainerRecord) -> Result<(), super::ContainerError> {
+        let (parts, record) = (self.clone(), record.clone());
+        let id = record.id;
+        crate::steps::blocking(move || parts.records.save(&record.id, &record))
+            .await
+            .map_err(|source| super::ContainerError::Record { id, source })
+    }
+}

@@ -1,0 +1,119 @@
+//! [`ContainerRecord`]: all that is known of one container.
+//!
+//! One struct is both what is on disk and what readers see: the task that owns the container
+//! publishes a copy after each change. A state that only lives in memory (Starting, Stopping) is
+//! published and not saved; after a restart the kernel and the monitor tell what came of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ContainerId, ImageId, PodId};
+use crate::monitor::ProcessId;
+
+use super::spec::ContainerSpec;
+use super::state::State;
+use super::user::Identity;
+
+/// One container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Identity.
+    pub id: ContainerId,
+    /// Its pod.
+    pub pod: PodId,
+    /// What was asked.
+    pub spec: Arc<ContainerSpec>,
+    /// Where it is in its life.
+    pub state: State,
+    /// The boot that its process, mounts and control group belong to.
+    pub boot_id: String,
+    /// Runtime handler, resolved.
+    pub handler: String,
+    /// Nanoseconds since the Unix epoch.
+    pub created_at_ns: i64,
+    /// The same; 0 = not started.
+    pub started_at_ns: i64,
+    /// How it ended.
+    pub ended: Option<Ended>,
+    /// The image it was made from.
+    pub image: Option<ImageUsed>,
+    /// Images mounted as volumes.
+    pub image_volumes: Vec<ImageVolume>,
+    /// Absolute path of the log.
+    pub log: Option<PathBuf>,
+    /// Its control group, as the runtime takes it.
+    pub cgroup: String,
+    /// Number of the signal that asks it to end.
+    pub stop_signal: u8,
+    /// Who its process runs as.
+    pub user: Option<Identity>,
+    /// Its first process.
+    pub process: Option<ProcessId>,
+    /// Its runtime state, mounts and control group are given back.
+    pub cleaned: bool,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Status, or 128 + signal.
+    pub code: i32,
+    /// Nanoseconds since the Unix epoch.
+    pub at_ns: i64,
+    /// One word (CRI `ContainerStatus.reason`).
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+/// The image a container was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageUsed {
+    /// Its id.
+    pub id: ImageId,
+    /// A digest reference to it, or its id when it has none.
+    pub reference: String,
+}
+
+/// An image mounted as a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolume {
+    /// Its id.
+    pub id: ImageId,
+    /// Where on the host it is mounted.
+    pub target: PathBuf,
+}
+
+impl Ended {
+    /// From what the monitor saw.
+    pub fn from_monitor(exit: &conmon::Exit) -> Self {
+        let (reason, message) = match exit.code {
+            0 => ("Completed", String::new()),
+            _ if exit.oom_killed => ("OOMKilled", "out of memory".to_owned()),
+            _ => ("Error", String::new()),
+        };
+        let message = match exit.lost_bytes {
+            0 => message,
+            lost => format!("{message}{lost} bytes of its log could not be written"),
+        };
+        Self { code: i32::from(exit.code), at_ns: exit.at_ns, reason: reason.to_owned(), message }
+    }
+
+    /// Nobody saw it end.
+    pub fn unseen(reason: &str, message: &str) -> Self {
+        Self { code: 255, at_ns: now_ns(), reason: reason.to_owned(), message: message.to_owned() }
+    }
+
+    /// Its process could not be let go (Kubernetes' code and word for it).
+    pub fn start_failed(message: String) -> Self {
+        Self { code: 128, at_ns: now_ns(), reason: "StartError".to_owned(), message }
+    }
+}
+
+/// Nanoseconds since the Unix epoch.
+pub fn now_ns() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX))
+}

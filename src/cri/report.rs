@@ -1,0 +1,179 @@
+//! Answers `Status` and `RuntimeConfig` from what is in memory. Nothing here waits.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::cgroup::{Cgroups, Driver};
+use crate::config::Config;
+use crate::health::{self, Facts, InFlight, Readiness, Storage};
+use crate::host::Host;
+use crate::image::Images;
+use crate::network::Networks;
+use crate::runtime::handlers::Inventory;
+use crate::stats::WritableLayers;
+use crate::steps::Operations;
+
+use super::pb;
+
+/// Everything `Status` looks at.
+pub struct Reporter {
+    /// In force.
+    pub config: Config,
+    /// Gathered at start.
+    pub host: Host,
+    /// Taken again and again.
+    pub inventory: Arc<ArcSwap<Inventory>>,
+    /// Whether pods and containers have been found again.
+    pub recovered: watch::Receiver<bool>,
+    /// Networks.
+    pub networks: Networks,
+    /// Work in flight.
+    pub operations: Operations,
+    /// Images.
+    pub images: Images,
+    /// Writable layers.
+    pub layers: WritableLayers,
+    /// Control groups.
+    pub cgroups: Cgroups,
+    /// Pods whose network could not be given back yet.
+    pub owed: watch::Receiver<usize>,
+    /// The range of pod addresses that the kubelet told last.
+    pub pod_cidr: Mutex<String>,
+}
+
+impl Reporter {
+    /// The answer to `Status`.
+    pub fn status(&self, verbose: bool) -> pb::StatusResponse {
+        let inventory = self.inventory.load();
+        let recovery = self.recovery();
+        let network = self.network();
+        let in_flight = self.in_flight();
+        let facts = Facts {
+            config: &self.config,
+            host: &self.host,
+            inventory: &inventory,
+            recovery: &recovery,
+            network: &network,
+            in_flight: &in_flight,
+            storage: Storage {
+                images_bytes: self.images.usage().used_bytes,
+                writable_bytes: self.layers.usage().used_bytes,
+                free_bytes: free_bytes(&self.config.root),
+            },
+            owed: *self.owed.borrow(),
+        };
+        let status = health::status(&facts);
+        pb::StatusResponse {
+            status: Some(pb::RuntimeStatus {
+                conditions: vec![
+                    condition("RuntimeReady", &status.runtime),
+                    condition("NetworkReady", &status.network),
+                ],
+            }),
+            info: if verbose { health::info(&facts) } else { Default::default() },
+            runtime_handlers: status.handlers.into_iter().map(handler).collect(),
+            features: Some(pb::RuntimeFeatures {
+                supplemental_groups_policy: status.features.supplemental_groups_policy,
+                user_namespaces_host_network: status.features.user_namespaces_host_network,
+                mount_options: status.features.mount_options,
+            }),
+        }
+    }
+
+    /// The driver that the kubelet must use, too.
+    pub fn cgroup_driver(&self) -> pb::CgroupDriver {
+        match self.cgroups.driver() {
+            Driver::Systemd => pb::CgroupDriver::Systemd,
+            Driver::Cgroupfs => pb::CgroupDriver::Cgroupfs,
+        }
+    }
+
+    /// Keeps the range of pod addresses; several are separated by commas. An empty one changes
+    /// nothing.
+    pub fn set_pod_cidr(&self, cidr: &str) -> Result<(), String> {
+        if cidr.is_empty() {
+            return Ok(());
+        }
+        for range in cidr.split(',') {
+            check_cidr(range.trim()).ok_or_else(|| format!("{range:?} is no address range"))?;
+        }
+        *self.pod_cidr.lock().unwrap_or_else(PoisonError::into_inner) = cidr.to_owned();
+        tracing::info!(cidr, "pod address range");
+        Ok(())
+    }
+
+    fn recovery(&self) -> Readiness {
+        if *self.recovered.borrow() {
+            return Readiness::Ready;
+        }
+        Readiness::NotReady {
+            reason: "Starting".to_owned(),
+            message: "pods and containers are being found again".to_owned(),
+        }
+    }
+
+    fn network(&self) -> Readiness {
+        match self.networks.readiness() {
+            Ok(()) => Readiness::Ready,
+            Err(why) => Readiness::NotReady { reason: why.reason.to_owned(), message: why.message },
+        }
+    }
+
+    fn in_flight(&self) -> Vec<InFlight> {
+        let running = self.operations.snapshot().into_iter();
+        running
+            .map(|progress| InFlight {
+                operation: progress.verb.to_owned(),
+                object: progress.subject,
+                step: progress.step.to_owned(),
+                age: progress.took,
+            })
+            .collect()
+    }
+}
+
+fn condition(type_: &str, readiness: &Readiness) -> pb::RuntimeCondition {
+    let (status, reason, message) = match readiness {
+        Readiness::Ready => (true, String::new(), String::new()),
+        Readiness::NotReady { reason, message } => (false, reason.clone(), message.clone()),
+    };
+    pb::RuntimeCondition { r#type: type_.to_owned(), status, reason, message }
+}
+
+fn handler(handler: health::Handler) -> pb::RuntimeHandler {
+    pb::RuntimeHandler {
+        name: handler.name,
+        features: Some(pb::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: handler.recursive_read_only,
+            user_namespaces: handler.user_namespaces,
+        }),
+    }
+}
+
+fn free_bytes(root: &std::path::Path) -> u64 {
+    rustix::fs::statvfs(root).map_or(0, |found| found.f_bavail * found.f_frsize)
+}
+
+fn check_cidr(range: &str) -> Option<()> {
+    let (address, length) = range.split_once('/')?;
+    let address: std::net::IpAddr = address.parse().ok()?;
+    let length: u8 = length.parse().ok()?;
+    (length <= if address.is_ipv4() { 32 } else { 128 }).then_some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_an_address_and_a_length_that_fits_it() {
+        for good in ["10.0.0.0/8", "fd00::/108", "0.0.0.0/0"] {
+            assert!(check_cidr(good).is_some(), "{good}");
+        }
+        for bad in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "x/8", "fd00::/129", "10.0.0.0/-1"] {
+            assert!(check_cidr(bad).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What every pod is made with: the hands of the daemon, in one place.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cgroup::Cgroups;
+use crate::container::Containers;
+use crate::host::Host;
+use crate::network::Networks;
+use crate::path::Layout;
+use crate::record::Records;
+use crate::steps::Operations;
+
+use super::{PodError, PodRecord};
+
+/// Shared by all pods; nothing in here changes.
+pub struct Parts {
+    /// Where files are.
+    pub layout: Layout,
+    /// Pods' records.
+    pub records: Records<PodRecord>,
+    /// The pods' containers.
+    pub containers: Containers,
+    /// Networks.
+    pub networks: Networks,
+    /// Control groups.
+    pub cgroups: Cgroups,
+    /// Facts about this host.
+    pub host: Host,
+    /// The monitor's program, which is the pause program too.
+    pub monitor: PathBuf,
+    /// Names of the runtime handlers that can be used.
+    pub handlers: BTreeSet<String>,
+    /// The handler of requests that name none.
+    pub default_handler: String,
+    /// Work in flight.
+    pub operations: Operations,
+}
+
+impl Parts {
+    /// Saves a record off the reactor.
+    pub async fn save(self: &Arc<Self>, record: &PodRecord) -> Result<(), PodError> {
+        let (parts, record) = (self.clone(), record.clone());
+        let id = record.id;
+        crate::steps::blocking(move || parts.records.save(&record.id, &record))
+            .await
+            .map_err(|source| PodError::Record { id, source })
+    }
+}

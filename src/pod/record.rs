@@ -1,0 +1,35 @@
+//! [`PodRecord`]: all that is known of one pod; on disk and published, like a container's.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::PodId;
+use crate::monitor::ProcessId;
+
+use super::spec::PodSpec;
+use super::state::State;
+
+/// One pod.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PodRecord {
+    /// Identity.
+    pub id: PodId,
+    /// What was asked.
+    pub spec: Arc<PodSpec>,
+    /// Where it is in its life.
+    pub state: State,
+    /// The boot that its namespaces and processes belong to.
+    pub boot_id: String,
+    /// Runtime handler, resolved.
+    pub handler: String,
+    /// Nanoseconds since the Unix epoch.
+    pub created_at_ns: i64,
+    /// Host name inside.
+    pub hostname: String,
+    /// The process that holds the shared process namespace.
+    pub pause: Option<ProcessId>,
+    /// Addresses of the pod's own network, the first one preferred.
+    pub addresses: Vec<IpAddr>,
+}
