@@ -260,6 +260,8 @@ impl Shared {
         }
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let (name, kind, which) = match parts[..] {
+            // Some clients decide here whether they need a token at all.
+            ["v2"] if !authorized => return self.challenge("none"),
             ["v2"] => return Reply::ok("application/json", Body::Bytes(b"{}".to_vec())),
             ["v2", name, kind, which] => (name, kind, which),
             _ => return Reply::not_found(),
