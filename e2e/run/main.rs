@@ -67,7 +67,7 @@ fn show(once: bool) -> Result<()> {
         Ok(())
     })?;
     step(&node, &["logs", &container])?;
-    step(&node, &["exec", "-s", &container, "ip", "-brief", "address"])?;
+    step(&node, &["exec", "-s", &container, "ip", "address", "show", "dev", "eth0"])?;
     step(&node, &["pods"])?;
     step(&node, &["ps"])?;
     let status = node.crictl(&["inspect", "-o", "json", &container])?;

@@ -261,7 +261,8 @@ mod tests {
 
     #[test]
     fn numbers_outside_the_kernels_ranges_are_refused_by_field() {
-        let bad: [(&str, fn(&mut Wire)); 17] = [
+        type Case = (&'static str, fn(&mut Wire));
+        let bad: [Case; 17] = [
             ("cpu_shares", |w| w.cpu_shares = -1),
             ("cpu_shares", |w| w.cpu_shares = 1),
             ("cpu_shares", |w| w.cpu_shares = i64::MAX),
