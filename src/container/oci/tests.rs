@@ -1,5 +1,7 @@
 //! What a request becomes, field by field. [`runtime`] hands the result to real runtimes.
 
+#![allow(clippy::unwrap_used)]
+
 mod confinement;
 mod filesystem;
 mod limits;

@@ -98,6 +98,7 @@ fn variables_that_cannot_be_passed_are_refused() {
         ("A", b"\xff"),
         ("HOME", b"/root:/sbin/nologin\ntest::0:0::/:/bin/sh"),
         ("HOME", "/x\u{85}y".as_bytes()),
+        ("HOME", "/x\u{2028}y".as_bytes()),
     ] {
         set(name, value).refusal();
     }
