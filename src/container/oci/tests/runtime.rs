@@ -37,6 +37,18 @@ echo "tty $(ls -l /dev/ptmx | sed 's/.*-> //')"
 echo "fds $(ls /proc/self/fd | tr '\n' ' ')"
 "#;
 
+/// Tries what a process may do with its volumes and devices.
+const PROBE: &str = r#"
+echo names $(cat /v/name /v/inner/name /slave/name)
+(echo x > /v/new) 2>/dev/null && echo 'outer rw' || echo 'outer ro'
+(echo x > /v/inner/new) 2>/dev/null && echo 'inner rw' || echo 'inner ro'
+echo node $(ls -ln /dev/asked/kmsg | sed 's/ *[A-Z].*//')
+(true < /dev/asked/kmsg) 2>/dev/null && echo 'read yes' || echo 'read no'
+(true > /dev/asked/kmsg) 2>/dev/null && echo 'write yes' || echo 'write no'
+cd /sys/fs/cgroup
+echo memory $(cat memory.max memory/memory.limit_in_bytes 2>/dev/null)
+"#;
+
 /// A process that holds namespaces as a pod does.
 struct Holder(Child);
 
@@ -407,17 +419,7 @@ fn volumes_devices_and_limits_are_as_asked() {
         fixture.spec.security.capabilities.add = vec!["SYSLOG".into()];
         fixture.spec.resources.memory_limit_bytes = 64 << 20;
         fixture.spec.resources.cpu_shares = 512;
-        fixture.spec.args = vec![
-            "echo names $(cat /v/name /v/inner/name /slave/name)
-             (echo x > /v/new) 2>/dev/null && echo 'outer rw' || echo 'outer ro'
-             (echo x > /v/inner/new) 2>/dev/null && echo 'inner rw' || echo 'inner ro'
-             echo node $(ls -ln /dev/asked/kmsg | sed 's/ *[A-Z].*//')
-             (true < /dev/asked/kmsg) 2>/dev/null && echo 'read yes' || echo 'read no'
-             (true > /dev/asked/kmsg) 2>/dev/null && echo 'write yes' || echo 'write no'
-             cd /sys/fs/cgroup
-             echo memory $(cat memory.max memory/memory.limit_in_bytes 2>/dev/null)"
-                .into(),
-        ];
+        fixture.spec.args = vec![PROBE.into()];
         bundle.run(&fixture).expect(&[
             ("names", "outerinnerslave"),
             ("outer", "ro"),
