@@ -24,6 +24,7 @@ use crate::container::user::Identity;
 pub use self::error::SpecError;
 pub use self::process::exec_process;
 pub use self::resources::limits;
+pub use self::security::CAPABILITIES;
 
 mod devices;
 mod error;

@@ -172,7 +172,7 @@ fn check_variable(name: &str, value: &str) -> Result<(), SpecError> {
         "has a NUL byte"
     } else if name.len() + value.len() + 1 >= MAX_STRING {
         "is longer than 128 KiB"
-    } else if name == "HOME" && value.chars().any(char::is_control) {
+    } else if name == "HOME" && value.chars().any(ends_line) {
         // Runtimes and entrypoints write HOME into the container's /etc/passwd: a line break
         // would add a user there.
         "must not have control characters"
@@ -180,6 +180,12 @@ fn check_variable(name: &str, value: &str) -> Result<(), SpecError> {
         return Ok(());
     };
     Err(SpecError::Environment { name: name.to_owned(), problem })
+}
+
+/// Whether some program could take a character for the end of a line: control characters, and
+/// Unicode's own line and paragraph separators.
+fn ends_line(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// The request's directory, else the image's, else `/`.
@@ -237,5 +243,5 @@ fn oom_score_adj(inputs: &Inputs<'_>, warnings: &mut Vec<String>) -> Result<i32,
         ));
     }
     // Always written: otherwise the container inherits the score that protects the daemon.
-    Ok(i32::try_from(wanted.max(lowest)).unwrap_or(1000).min(1000))
+    Ok(i32::try_from(wanted.max(lowest)).unwrap_or(1000))
 }

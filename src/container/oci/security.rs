@@ -10,7 +10,7 @@ use super::{Inputs, SpecError};
 use crate::container::spec::Profile;
 
 /// What a container may do unless told otherwise; the set that all engines agree on.
-const DEFAULT: [&str; 14] = [
+pub(super) const DEFAULT: [&str; 14] = [
     "AUDIT_WRITE",
     "CHOWN",
     "DAC_OVERRIDE",
@@ -27,8 +27,9 @@ const DEFAULT: [&str; 14] = [
     "SYS_CHROOT",
 ];
 
-/// Every capability, in the order of the kernel's numbers, see capabilities(7).
-const ALL: [&str; 41] = [
+/// Every capability without `CAP_`, at the position of its number (`linux/capability.h`), which
+/// is also its bit in `CapBnd` of `/proc/<pid>/status`.
+pub const CAPABILITIES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
     "DAC_READ_SEARCH",
@@ -138,11 +139,11 @@ pub(super) fn capabilities(
     let drop = names(&asked.drop)?;
     let mut ambient = names(&asked.ambient)?;
     let mut held = if inputs.spec.security.privileged {
-        BTreeSet::from(ALL)
+        BTreeSet::from(CAPABILITIES)
     } else {
         let mut held = match (is_all(&asked.add), is_all(&asked.drop)) {
             (_, true) => BTreeSet::new(),
-            (true, false) => BTreeSet::from(ALL),
+            (true, false) => BTreeSet::from(CAPABILITIES),
             (false, false) => BTreeSet::from(DEFAULT),
         };
         if !is_all(&asked.add) {
@@ -179,9 +180,9 @@ fn is_all(names: &[String]) -> bool {
 fn names(names: &[String]) -> Result<BTreeSet<&'static str>, SpecError> {
     let mut set = BTreeSet::new();
     for name in names {
-        match ALL.into_iter().find(|known| known == name) {
+        match CAPABILITIES.into_iter().find(|known| known == name) {
             Some(known) => drop(set.insert(known)),
-            None if name == "ALL" => set.extend(ALL),
+            None if name == "ALL" => set.extend(CAPABILITIES),
             None => return Err(SpecError::UnknownCapability(name.clone())),
         }
     }

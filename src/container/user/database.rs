@@ -81,12 +81,13 @@ impl<'a> UserEntry<'a> {
     }
 
     /// The home directory, unless it is something that must not reach an environment variable
-    /// which programs copy into other files: relative, overlong, or with control characters.
+    /// which programs copy into other files: relative, overlong, or with control
+    /// characters or line separators.
     pub(super) fn usable_home(&self) -> Option<String> {
         let home = str::from_utf8(self.home).ok()?;
         let usable = home.starts_with('/')
             && home.len() < libc::PATH_MAX as usize
-            && !home.chars().any(char::is_control);
+            && !home.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'));
         usable.then(|| home.to_owned())
     }
 }

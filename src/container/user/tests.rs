@@ -1,5 +1,7 @@
 //! Resolving users against honest and hostile images.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;

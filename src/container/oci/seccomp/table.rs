@@ -7,7 +7,8 @@
 /// Allowed for every container, whatever the arguments.
 #[rustfmt::skip]
 pub(super) const ALWAYS: [&[&str]; 12] = [
-    FILES, ATTRIBUTES, MEMORY, PROCESSES, IDENTITY, SIGNALS, TIME, WAITING, MESSAGES, NETWORK, SYSTEM, MACHINE,
+    FILES, ATTRIBUTES, MEMORY, PROCESSES, IDENTITY, SIGNALS, TIME, WAITING, MESSAGES, NETWORK,
+    SYSTEM, MACHINE,
 ];
 
 /// Allowed to containers with a capability (named without `CAP_`).
@@ -32,9 +33,9 @@ pub(super) const WITH_CAPABILITY: [(&str, &[&str]); 14] = [
 #[rustfmt::skip]
 const SYS_ADMIN_CALLS: &[&str] = &[
     "bpf", "clone", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick",
-    "lookup_dcookie", "mount", "mount_setattr", "move_mount", "open_tree", "open_tree_attr",
-    "perf_event_open", "pivot_root", "quotactl", "quotactl_fd", "setdomainname", "sethostname",
-    "setns", "syslog", "umount", "umount2", "unshare",
+    "listmount", "lookup_dcookie", "mount", "mount_setattr", "move_mount", "open_tree",
+    "open_tree_attr", "perf_event_open", "pivot_root", "quotactl", "quotactl_fd", "setdomainname",
+    "sethostname", "setns", "statmount", "syslog", "umount", "umount2", "unshare",
 ];
 
 /// Files and directories. Whether they may be touched is decided by their permissions.
@@ -46,13 +47,13 @@ const FILES: &[&str] = &[
     "fchownat", "fcntl", "fcntl64", "fdatasync", "file_getattr", "file_setattr", "flock", "fstat",
     "fstat64", "fstatat64", "fstatfs", "fstatfs64", "fsync", "ftruncate", "ftruncate64",
     "futimesat", "getcwd", "getdents", "getdents64", "ioctl", "lchown", "lchown32", "link",
-    "linkat", "listmount", "_llseek", "lseek", "lstat", "lstat64", "mkdir", "mkdirat", "mknod",
-    "mknodat", "name_to_handle_at", "newfstatat", "open", "openat", "openat2", "pread64", "preadv",
-    "preadv2", "pwrite64", "pwritev", "pwritev2", "read", "readahead", "readlink", "readlinkat",
-    "readv", "rename", "renameat", "renameat2", "rmdir", "sendfile", "sendfile64", "splice", "stat",
-    "stat64", "statfs", "statfs64", "statmount", "statx", "symlink", "symlinkat", "sync",
-    "sync_file_range", "syncfs", "tee", "truncate", "truncate64", "umask", "unlink", "unlinkat",
-    "utime", "utimensat", "utimensat_time64", "utimes", "vmsplice", "write", "writev",
+    "linkat", "_llseek", "lseek", "lstat", "lstat64", "mkdir", "mkdirat", "mknod", "mknodat",
+    "name_to_handle_at", "newfstatat", "open", "openat", "openat2", "pread64", "preadv", "preadv2",
+    "pwrite64", "pwritev", "pwritev2", "read", "readahead", "readlink", "readlinkat", "readv",
+    "rename", "renameat", "renameat2", "rmdir", "sendfile", "sendfile64", "splice", "stat",
+    "stat64", "statfs", "statfs64", "statx", "symlink", "symlinkat", "sync", "sync_file_range",
+    "syncfs", "tee", "truncate", "truncate64", "umask", "unlink", "unlinkat", "utime", "utimensat",
+    "utimensat_time64", "utimes", "vmsplice", "write", "writev",
 ];
 
 /// Extended attributes.
