@@ -20,7 +20,7 @@ pub(crate) struct Index {
 
 impl Index {
     /// An index of `images`.
-    pub(super) fn new(images: BTreeMap<ImageId, Arc<Image>>) -> Self {
+    pub(crate) fn new(images: BTreeMap<ImageId, Arc<Image>>) -> Self {
         let mut names = HashMap::new();
         for (id, image) in &images {
             for name in image.repo_tags.iter().chain(&image.repo_digests) {

@@ -37,7 +37,7 @@ const MAX_DEPTH: usize = 1024;
 const MAX_IMPLIED: usize = 16 << 20;
 
 /// Written bytes and made inodes between two looks at the free space.
-const CHECK_BYTES: u64 = 32 << 20;
+const CHECK_BYTES: u64 = 8 << 20;
 const CHECK_INODES: u64 = 4096;
 
 /// What a file of any length takes at least, and is rounded to, in our accounts.
