@@ -112,12 +112,11 @@ impl Fetcher {
                 Err(error) => error,
             };
             // Right bytes that cannot be unpacked are no better elsewhere.
-            let elsewhere = matches!(
-                error,
-                ImageError::Unavailable { .. }
-                    | ImageError::Registry { .. }
-                    | ImageError::Unpack { source: UnpackError::Digest { .. }, .. }
-            );
+            let elsewhere = match &error {
+                ImageError::Unavailable { .. } | ImageError::Registry { .. } => true,
+                ImageError::Unpack { source, .. } => matches!(**source, UnpackError::Digest { .. }),
+                _ => false,
+            };
             if !elsewhere || sources.peek().is_none() {
                 return Err(error);
             }
@@ -135,7 +134,7 @@ impl Fetcher {
     ) -> Result<Unpacked, ImageError> {
         let unpack_failed = |source| {
             let (reference, layer) = (reference.to_owned(), wanted.blob.digest);
-            ImageError::Unpack { reference, layer, source }
+            ImageError::Unpack { reference, layer, source: Box::new(source) }
         };
         let (pieces, queue) = mpsc::channel(QUEUE);
         let (result, done) = oneshot::channel();

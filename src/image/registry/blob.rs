@@ -4,6 +4,8 @@
 //! registry's own URL, because the signed one it redirected to may have run out. Whether all
 //! pieces are one blob, the hash decides, which the receiver keeps.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
@@ -96,6 +98,7 @@ impl Registry {
                 return Ok(Sent::Stopped);
             }
             part.done += length;
+            self.received.fetch_add(length, Ordering::Relaxed);
         }
         if part.done == part.blob.size { Ok(Sent::All) } else { Err(self.size(part, part.done)) }
     }
