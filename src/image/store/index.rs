@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::ids::ImageId;
+use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::{Image, ImageError};
 
@@ -52,6 +53,11 @@ impl Index {
             None => reference.as_tag()?,
         };
         self.names.get(&name).and_then(|id| self.images.get(id))
+    }
+
+    /// The image with this repository and digest.
+    pub(crate) fn by_digest(&self, reference: &Reference, digest: Digest) -> Option<&Arc<Image>> {
+        self.names.get(&reference.with_digest(digest)).and_then(|id| self.images.get(id))
     }
 
     /// The image whose id is or begins with `text`, with or without `sha256:`.

@@ -68,15 +68,34 @@ async fn silence_and_failures_are_an_unavailable_registry() {
     let broken = layer_lie(|_, _| Answer::status(503).header("Retry-After", "0"));
     let busy = manifest_lie(|_| Answer::status(429).header("Retry-After", "1000000000"));
     let slow = manifest_lie(|_| Answer::status(200).delay(Duration::from_secs(30)));
-    for (what, error) in [
-        ("stuck", stuck.await),
-        ("cut", cut.await),
-        ("broken", broken.await),
-        ("busy", busy.await),
-        ("slow", slow.await),
-    ] {
+    let (stuck, cut, broken, busy, slow) = tokio::join!(stuck, cut, broken, busy, slow);
+    for (what, error) in
+        [("stuck", stuck), ("cut", cut), ("broken", broken), ("busy", busy), ("slow", slow)]
+    {
         assert_eq!(error.kind(), Kind::NamedByFirstWord, "{what}: {}", chain(&error));
         assert!(chain(&error).starts_with("RegistryUnavailable: "), "{what}: {}", chain(&error));
+    }
+}
+
+#[tokio::test]
+async fn parts_that_were_not_asked_for_are_never_joined() {
+    for (status, range) in [
+        (206, Some("bytes 0-99/1000")),
+        (206, Some("bytes 70000-70099/70100")),
+        (206, Some("pages 1-2/3")),
+        (206, None),
+        (416, Some("bytes */1000")),
+    ] {
+        let error = layer_lie(move |asked, blob| match asked.header("range") {
+            None => Answer::status(200).body(Body::Cut(blob.to_vec(), 1000)),
+            Some(_) => {
+                let answer = Answer::status(status).body(Body::Whole(blob[..100].to_vec()));
+                range.map_or(answer.clone(), |range| answer.header("Content-Range", range))
+            }
+        })
+        .await;
+        let kind = error.kind();
+        assert_eq!(kind, Kind::Invalid, "{status} {range:?}: {}", chain(&error));
     }
 }
 
