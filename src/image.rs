@@ -118,6 +118,20 @@ impl Images {
         Ok(Self(Arc::new(Shared { store, pulls })))
     }
 
+    /// [`Self::open`] with less patience, for tests.
+    #[cfg(test)]
+    fn open_with(
+        dir: &Path,
+        config: &crate::config::Image,
+        pace: registry::Pace,
+        grace: std::time::Duration,
+    ) -> Result<Self, ImageError> {
+        let store = Arc::new(Store::open(dir)?);
+        let network = registry::Network::with_pace(pace);
+        let pulls = Pulls::with(Arc::clone(&store), config.clone(), network, grace);
+        Ok(Self(Arc::new(Shared { store, pulls })))
+    }
+
     /// Pulls an image, or joins the same pull with the same credentials if it is under way.
     ///
     /// The work goes on when the caller goes away; 30 seconds after the last caller did, it stops.

@@ -116,7 +116,7 @@ pub enum ImageError {
         /// Digest of the blob.
         layer: Digest,
         /// Why.
-        source: UnpackError,
+        source: Box<UnpackError>,
     },
     /// The store could not do it.
     #[error("image store")]

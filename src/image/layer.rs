@@ -2,7 +2,8 @@
 //!
 //! Pieces go from the network through a short queue to a thread that unpacks them. A layer is
 //! fetched once however many pulls want it: they take turns by chain id, and whoever comes second
-//! finds it committed, or does it over if the first one failed.
+//! finds it committed, or does it over if the first one failed. One that occurs in several chains
+//! is fetched for each, one after the other: overlayfs does not take one directory twice.
 //!
 //! RACE: a pull that holds the turn of a layer waits for the layer below, whose turn another pull
 //! may hold. That one waits for a layer further below, and so on to the bottom, which waits for
@@ -40,11 +41,20 @@ pub(super) struct Wanted {
     pub below: Vec<Digest>,
 }
 
+/// What is done by one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Turn {
+    /// Committing the layer with this chain id, from before it is fetched.
+    Chain(Digest),
+    /// Fetching the layer with this diff id. Taken second, and given back before any waiting.
+    Content(Digest),
+}
+
 /// Fetches layers.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     store: Arc<Store>,
-    turns: Mutex<HashMap<Digest, Weak<AsyncMutex<()>>>>,
+    turns: Mutex<HashMap<Turn, Weak<AsyncMutex<()>>>>,
     threads: Semaphore,
 }
 
@@ -66,7 +76,7 @@ impl Fetcher {
         if self.store.has_layer(&wanted.chain) {
             return Ok(());
         }
-        let turn = self.turn(wanted.chain).await;
+        let turn = self.turn(Turn::Chain(wanted.chain)).await;
         if self.store.has_layer(&wanted.chain) {
             return Ok(());
         }
@@ -85,12 +95,12 @@ impl Fetcher {
         Ok(committed.map_err(|_| ImageError::Panicked)??)
     }
 
-    async fn turn(&self, chain: Digest) -> OwnedMutexGuard<()> {
+    async fn turn(&self, of: Turn) -> OwnedMutexGuard<()> {
         let mutex = {
             let mut turns = lock(&self.turns);
             turns.retain(|_, turn| turn.strong_count() > 0);
-            let mutex = turns.get(&chain).and_then(Weak::upgrade).unwrap_or_default();
-            turns.insert(chain, Arc::downgrade(&mutex));
+            let mutex = turns.get(&of).and_then(Weak::upgrade).unwrap_or_default();
+            turns.insert(of, Arc::downgrade(&mutex));
             mutex
         };
         mutex.lock_owned().await
@@ -103,8 +113,8 @@ impl Fetcher {
         wanted: &Wanted,
         sources: &[Registry],
     ) -> Result<Unpacked, ImageError> {
-        // The semaphore is never closed, so this cannot fail.
-        let _thread = self.threads.acquire().await;
+        // Another chain may have the same layer in it: an empty one, most often.
+        let _turn = self.turn(Turn::Content(wanted.diff_id)).await;
         let mut sources = sources.iter().peekable();
         while let Some(source) = sources.next() {
             let error = match self.fetch_from(reference, wanted, source).await {
@@ -112,12 +122,11 @@ impl Fetcher {
                 Err(error) => error,
             };
             // Right bytes that cannot be unpacked are no better elsewhere.
-            let elsewhere = matches!(
-                error,
-                ImageError::Unavailable { .. }
-                    | ImageError::Registry { .. }
-                    | ImageError::Unpack { source: UnpackError::Digest { .. }, .. }
-            );
+            let elsewhere = match &error {
+                ImageError::Unavailable { .. } | ImageError::Registry { .. } => true,
+                ImageError::Unpack { source, .. } => matches!(**source, UnpackError::Digest { .. }),
+                _ => false,
+            };
             if !elsewhere || sources.peek().is_none() {
                 return Err(error);
             }
@@ -133,9 +142,13 @@ impl Fetcher {
         wanted: &Wanted,
         source: &Registry,
     ) -> Result<Unpacked, ImageError> {
+        // The registry's share first: a slow one must not keep threads from the others.
+        let _share = source.blob_share().await;
+        // The semaphore is never closed, so this cannot fail.
+        let _thread = self.threads.acquire().await;
         let unpack_failed = |source| {
             let (reference, layer) = (reference.to_owned(), wanted.blob.digest);
-            ImageError::Unpack { reference, layer, source }
+            ImageError::Unpack { reference, layer, source: Box::new(source) }
         };
         let (pieces, queue) = mpsc::channel(QUEUE);
         let (result, done) = oneshot::channel();

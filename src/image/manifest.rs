@@ -75,6 +75,14 @@ pub enum ManifestError {
     /// No entry of the index fits this machine.
     #[error("no image for {0}")]
     Platform(String),
+    /// What an index names has another size than the index says.
+    #[error("{digest} has {size} bytes, its index says otherwise")]
+    Size {
+        /// What was named.
+        digest: Digest,
+        /// Its real size.
+        size: u64,
+    },
     /// Indexes point to indexes point to indexes.
     #[error("indexes are nested more than 3 deep")]
     Depth,
@@ -85,6 +93,7 @@ impl Classify for ManifestError {
         match self {
             Self::Layers(_) | Self::LayerSize { .. } => Kind::Exhausted,
             Self::Platform(_) => Kind::NotFound,
+            Self::Size { .. } => Kind::DataLoss,
             _ => Kind::Invalid,
         }
     }

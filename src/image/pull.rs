@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval_at, sleep};
 use tracing::{info, warn};
 
 mod resolve;
@@ -33,6 +33,9 @@ use resolve::{Resolved, resolve};
 
 /// How long a pull goes on that nobody waits for.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// Time between two lines in the log about a pull that takes long.
+const PROGRESS: Duration = Duration::from_secs(30);
 
 /// How a pull ended, for everybody who waits.
 type Outcome = Result<Arc<Image>, Arc<ImageError>>;
@@ -327,9 +330,19 @@ impl Shared {
                 Ok::<_, ImageError>(())
             });
         }
-        // The first failure is the reason; dropping the set stops the others.
-        while let Some(fetched) = fetches.join_next().await {
-            fetched.map_err(|_| ImageError::Panicked)??;
+        let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
+        loop {
+            tokio::select! {
+                fetched = fetches.join_next() => match fetched {
+                    None => break,
+                    // The first failure is the reason; dropping the set stops the others.
+                    Some(fetched) => fetched.map_err(|_| ImageError::Panicked)??,
+                },
+                _ = progress.tick() => {
+                    let bytes: u64 = sources.iter().map(Registry::received).sum();
+                    info!(name = reference, bytes, layers_left = fetches.len(), "image is being pulled");
+                }
+            }
         }
         Ok(())
     }

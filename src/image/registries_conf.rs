@@ -8,16 +8,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+mod file;
+
+use file::{Pull, RawFile, RawMirror, RawRegistry, ShortNameMode, drop_ins, read};
 
 use super::reference::{Name, Reference, ReferenceError};
 use crate::error::{Classify, Kind};
-
-/// Longest file that is read. Distributions ship alias lists of some 20 KiB.
-const MAX_FILE: u64 = 4 << 20;
-
-/// Drop-in files that are read.
-const MAX_FILES: usize = 1000;
 
 /// Why registries.conf cannot be used, or forbids a pull.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +32,7 @@ pub enum RegistriesError {
         /// The file.
         path: PathBuf,
         /// Why, with the line.
-        source: toml::de::Error,
+        source: Box<toml::de::Error>,
     },
     /// A value means nothing.
     #[error("{}: {what}", path.display())]
@@ -120,61 +116,10 @@ pub(super) struct RegistriesConf {
     registries: BTreeMap<String, Registry>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum ShortNameMode {
-    #[default]
-    Enforcing,
-    Permissive,
-    Disabled,
-}
-
 #[derive(Clone, Debug)]
 struct Registry {
     file: PathBuf,
     raw: RawRegistry,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct RawFile {
-    unqualified_search_registries: Option<Vec<String>>,
-    short_name_mode: Option<ShortNameMode>,
-    #[serde(default)]
-    aliases: BTreeMap<String, String>,
-    #[serde(default)]
-    registry: Vec<RawRegistry>,
-    /// Version 1 of the format; its tables have nothing in common with ours.
-    registries: Option<toml::Value>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-struct RawRegistry {
-    prefix: String,
-    location: String,
-    insecure: bool,
-    blocked: bool,
-    mirror_by_digest_only: bool,
-    mirror: Vec<RawMirror>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
-struct RawMirror {
-    location: String,
-    insecure: bool,
-    pull_from_mirror: Pull,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Pull {
-    #[default]
-    #[serde(alias = "")]
-    All,
-    DigestOnly,
-    TagOnly,
 }
 
 impl RegistriesConf {
@@ -200,7 +145,7 @@ impl RegistriesConf {
     /// an alias the one with the same name, the search list the whole search list.
     fn merge(&mut self, file: &Path, text: &str) -> Result<(), RegistriesError> {
         let raw: RawFile = toml::from_str(text)
-            .map_err(|source| RegistriesError::Parse { path: file.to_owned(), source })?;
+            .map_err(|e| RegistriesError::Parse { path: file.to_owned(), source: Box::new(e) })?;
         let refuse = |what| Err(RegistriesError::Value { path: file.to_owned(), what });
         if raw.registries.is_some() {
             return refuse("version 1 of the format ([registries.…]) is not supported".into());
@@ -376,32 +321,6 @@ fn rewrite(
         .parse()
         .map_err(|source| RegistriesError::Rewrite { location: location.to_owned(), source })?;
     Ok(parsed.qualify())
-}
-
-fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
-    let failed = |source| RegistriesError::Read { path: directory.to_owned(), source };
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    let mut files = Vec::new();
-    for entry in entries.take(MAX_FILES) {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "conf") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// The text of a file, or none if it does not exist.
-fn read(path: &Path) -> Result<Option<String>, RegistriesError> {
-    match super::read_config_file(path, MAX_FILE) {
-        Ok(text) => Ok(text),
-        Err(source) => Err(RegistriesError::Read { path: path.to_owned(), source }),
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@
 //! INVARIANT: an image in the index has all its layers committed, and none of them is collected
 //! as long as it is there.
 
-use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -27,11 +26,13 @@ use arc_swap::ArcSwap;
 mod index;
 mod layers;
 mod load;
+mod pins;
 mod record;
 
 pub(crate) use index::Index;
 use layers::Layers;
 pub(crate) use layers::Lease;
+use pins::Pins;
 use record::ImageRecord;
 pub(super) use record::RecordError;
 
@@ -111,15 +112,8 @@ pub(super) struct Store {
     index: ArcSwap<Index>,
     /// Held by whoever changes images or collects layers. Only ever taken on blocking threads.
     writer: Mutex<()>,
-    pins: Mutex<Pins>,
+    pins: Pins,
     next_temporary: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Pins {
-    held: HashMap<ImageId, usize>,
-    /// Images that are just being removed, and can not be pinned any more.
-    removing: HashSet<ImageId>,
 }
 
 /// A pulled image, verified, whose layers are committed.
@@ -165,7 +159,7 @@ impl Store {
             layers,
             index: ArcSwap::from_pointee(Index::new(images)),
             writer: Mutex::default(),
-            pins: Mutex::default(),
+            pins: Pins::default(),
             next_temporary: AtomicU64::new(0),
         };
         store.collect(Unused::Old);
@@ -285,12 +279,8 @@ impl Store {
     /// [`ImageError::InUse`] if it is pinned. Absence is success.
     pub(crate) fn remove(&self, id: &ImageId) -> Result<(), ImageError> {
         let _turn = lock(&self.writer);
-        {
-            let mut pins = lock(&self.pins);
-            if pins.held.contains_key(id) {
-                return Err(ImageError::InUse { id: *id });
-            }
-            pins.removing.insert(*id);
+        if !self.pins.begin_removal(id) {
+            return Err(ImageError::InUse { id: *id });
         }
         let removed = self.remove_files(id);
         if removed.is_ok() {
@@ -299,7 +289,7 @@ impl Store {
             self.index.store(Arc::new(Index::new(images)));
             self.collect_in_turn(Unused::Any);
         }
-        lock(&self.pins).removing.remove(id);
+        self.pins.end_removal(id);
         Ok(removed?)
     }
 
@@ -321,24 +311,13 @@ impl Store {
     /// # Errors
     /// [`ImageError::NotFound`] if it is not there or on its way out.
     pub(crate) fn pin(&self, id: &ImageId) -> Result<Arc<Image>, ImageError> {
-        let mut pins = lock(&self.pins);
-        // RACE: a removal marks the image under this lock before it touches anything, so either
-        // it sees our pin or we see its mark.
-        let found = self.index.load().get(id).cloned().filter(|_| !pins.removing.contains(id));
-        let image = found.ok_or(ImageError::NotFound { text: id.to_string() })?;
-        *pins.held.entry(*id).or_default() += 1;
-        Ok(image)
+        let found = self.pins.pin(id, || self.index().get(id).cloned());
+        found.ok_or(ImageError::NotFound { text: id.to_string() })
     }
 
     /// Takes back one [`Self::pin`].
     pub(crate) fn unpin(&self, id: &ImageId) {
-        let mut pins = lock(&self.pins);
-        if let Some(count) = pins.held.get_mut(id) {
-            *count -= 1;
-            if *count == 0 {
-                pins.held.remove(id);
-            }
-        }
+        self.pins.unpin(id);
     }
 
     /// Discards layers that nothing needs. Blocks.
@@ -367,46 +346,6 @@ pub(crate) enum Unused {
     Any,
     /// Those that no retry of a failed pull will come back for.
     Old,
-}
-
-impl ImageRecord {
-    fn new(config: Digest, diff_ids: &[Digest]) -> Self {
-        Self {
-            version: record::VERSION,
-            config,
-            tags: Vec::new(),
-            digests: Vec::new(),
-            layers: diff_ids.to_vec(),
-            written_at: 0,
-        }
-    }
-
-    fn of(image: &Image) -> Self {
-        Self {
-            tags: image.repo_tags.clone(),
-            digests: image.repo_digests.clone(),
-            ..Self::new(digest_of(&image.id), &image.diff_ids)
-        }
-    }
-
-    fn add(&mut self, reference: &Reference, digest: Digest) {
-        for (names, name) in [
-            (&mut self.tags, reference.as_tag()),
-            (&mut self.digests, Some(reference.with_digest(digest))),
-        ] {
-            if let Some(name) = name
-                && !names.contains(&name)
-            {
-                names.push(name);
-                names.sort();
-            }
-        }
-    }
-}
-
-fn digest_of(id: &ImageId) -> Digest {
-    // An image's id is the digest of its configuration in other words.
-    format!("sha256:{id}").parse().expect("an id prints as 64 lower-case hex digits")
 }
 
 fn now_ns() -> u64 {

@@ -24,6 +24,8 @@ mod node;
 mod numbers;
 mod pax;
 mod pieces;
+mod place;
+mod room;
 mod tree;
 mod whiteout;
 
@@ -180,7 +182,7 @@ pub(super) struct Unpacked {
 }
 
 /// What a tree has come to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Contents {
     /// Bytes that its files take.
     bytes: u64,

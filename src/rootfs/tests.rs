@@ -62,13 +62,13 @@ fn the_topmost_layer_comes_first_and_writes_stay_out_of_it() {
 }
 
 #[test]
-fn three_hundred_layers_are_mounted() {
+fn five_hundred_layers_are_mounted() {
     let place = Place::new();
     let layer = |n: usize| place.layer(&format!("{n:016x}"), &[(&format!("f{n}"), "x")]);
-    let layers: Vec<_> = (0..300).map(layer).collect();
+    let layers: Vec<_> = (0..500).map(layer).collect();
     let dirs = place.dirs();
     mount(&layers, &dirs, &RootfsOptions::default()).expect("mount");
-    assert_eq!(list(&dirs.target).len(), 300);
+    assert_eq!(list(&dirs.target).len(), 500);
 }
 
 #[test]

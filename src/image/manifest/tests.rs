@@ -18,7 +18,10 @@ fn manifest_with(layers: &str) -> String {
     )
 }
 
-fn index(entries: &[(&str, Option<(&str, &str, &str)>)]) -> String {
+/// Media type; operating system, architecture and variant.
+type Line<'a> = (&'a str, Option<(&'a str, &'a str, &'a str)>);
+
+fn index(entries: &[Line<'_>]) -> String {
     let lines: Vec<String> = entries
         .iter()
         .enumerate()
@@ -35,7 +38,7 @@ fn index(entries: &[(&str, Option<(&str, &str, &str)>)]) -> String {
     format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, lines.join(","))
 }
 
-fn chosen(entries: &[(&str, Option<(&str, &str, &str)>)], platform: Platform) -> Vec<String> {
+fn chosen(entries: &[Line<'_>], platform: Platform) -> Vec<String> {
     let Document::Index(entries) = parse(index(entries).as_bytes(), None).expect("an index") else {
         panic!("not an index")
     };

@@ -11,7 +11,7 @@ use crate::image::manifest::{
     self, Descriptor, Document, MAX_DEPTH, Manifest, ManifestError, Platform,
 };
 use crate::image::reference::Reference;
-use crate::image::registry::{RawManifest, Registry, RegistryError};
+use crate::image::registry::Registry;
 use crate::image::store::Store;
 use crate::image::{Image, MAX_CONFIG};
 
@@ -30,22 +30,24 @@ pub(super) struct NewManifest {
     pub digest: Digest,
 }
 
+/// A manifest or index that was read and understood.
+struct Found {
+    document: Document,
+    digest: Digest,
+    size: u64,
+}
+
 /// Asks for what `reference` means.
 pub(super) async fn resolve(
     store: &Store,
     reference: &Reference,
     sources: &[Registry],
 ) -> Result<Resolved, ImageError> {
-    let text = reference.to_string();
     let top = top(reference, sources).await?;
-    let known = format!("{}@{}", reference.repository(), top.digest).parse();
-    let known = known
-        .ok()
-        .and_then(|name: crate::image::Name| store.index().named(&name.qualify()).cloned());
-    if let Some(image) = known {
-        return Ok(Resolved::Known { image, digest: top.digest });
+    if let Some(image) = store.index().by_digest(reference, top.digest) {
+        return Ok(Resolved::Known { image: Arc::clone(image), digest: top.digest });
     }
-    descend(&text, sources, top).await.map(Resolved::New)
+    descend(&reference.to_string(), sources, top).await.map(Resolved::New)
 }
 
 /// The same without looking at what is in the store.
@@ -53,11 +55,11 @@ pub(super) async fn anew(
     reference: &Reference,
     sources: &[Registry],
 ) -> Result<NewManifest, ImageError> {
-    let text = reference.to_string();
-    descend(&text, sources, top(reference, sources).await?).await
+    let top = top(reference, sources).await?;
+    descend(&reference.to_string(), sources, top).await
 }
 
-async fn top(reference: &Reference, sources: &[Registry]) -> Result<RawManifest, ImageError> {
+async fn top(reference: &Reference, sources: &[Registry]) -> Result<Found, ImageError> {
     let tag = reference.tag().unwrap_or_default();
     manifest_from(&reference.to_string(), sources, tag, reference.digest()).await
 }
@@ -66,14 +68,12 @@ async fn top(reference: &Reference, sources: &[Registry]) -> Result<RawManifest,
 async fn descend(
     reference: &str,
     sources: &[Registry],
-    top: RawManifest,
+    top: Found,
 ) -> Result<NewManifest, ImageError> {
     let bad = |source| ImageError::Manifest { reference: reference.to_owned(), source };
     let platform = Platform::host();
     let digest = top.digest;
-    let parse =
-        |raw: &RawManifest| manifest::parse(&raw.bytes, raw.content_type.as_deref()).map_err(bad);
-    let mut entries = match parse(&top)? {
+    let mut entries = match top.document {
         Document::Manifest(manifest) => return Ok(NewManifest { manifest, digest }),
         Document::Index(entries) => {
             let chosen = platform.choose(&entries).map_err(bad)?;
@@ -82,9 +82,12 @@ async fn descend(
     };
     // A stack, so that what an index leads to comes before what is beside that index.
     while let Some((depth, target)) = entries.pop() {
-        let raw = manifest_from(reference, sources, "", Some(target.digest)).await?;
-        check_size(reference, sources, target, &raw)?;
-        match parse(&raw)? {
+        let found = manifest_from(reference, sources, "", Some(target.digest)).await?;
+        if found.size != target.size {
+            // An index that is wrong about a size is wrong about something.
+            return Err(bad(ManifestError::Size { digest: target.digest, size: found.size }));
+        }
+        match found.document {
             Document::Manifest(manifest) => return Ok(NewManifest { manifest, digest }),
             Document::Index(_) if depth == MAX_DEPTH => return Err(bad(ManifestError::Depth)),
             Document::Index(nested) => {
@@ -96,37 +99,29 @@ async fn descend(
     Err(bad(platform.missing()))
 }
 
-/// An index that is wrong about a size is wrong about something.
-fn check_size(
-    reference: &str,
-    sources: &[Registry],
-    target: Descriptor,
-    raw: &RawManifest,
-) -> Result<(), ImageError> {
-    let actual = raw.bytes.len() as u64;
-    if actual == target.size {
-        return Ok(());
-    }
-    let host = sources.last().map(Registry::host).unwrap_or_default().to_owned();
-    let error = RegistryError::Size { host, digest: target.digest, expected: target.size, actual };
-    Err(ImageError::registry(&reference, error))
-}
-
-/// A manifest from the first source that has it; the error is that of the last, the registry
-/// itself.
+/// A manifest from the first source that has a good one; the error is that of the last, the
+/// registry itself.
 async fn manifest_from(
     reference: &str,
     sources: &[Registry],
     tag: &str,
     digest: Option<Digest>,
-) -> Result<RawManifest, ImageError> {
+) -> Result<Found, ImageError> {
     let mut last = None;
     for source in sources {
         if let Some(error) = last.take() {
             passed_over(&error);
         }
         match source.manifest(tag, digest).await {
-            Ok(raw) => return Ok(raw),
+            Ok(raw) => match manifest::parse(&raw.bytes, raw.content_type.as_deref()) {
+                Ok(document) => {
+                    let size = raw.bytes.len() as u64;
+                    return Ok(Found { document, digest: raw.digest, size });
+                }
+                Err(source) => {
+                    last = Some(ImageError::Manifest { reference: reference.to_owned(), source });
+                }
+            },
             Err(error) => last = Some(ImageError::registry(&reference, error)),
         }
     }

@@ -4,9 +4,12 @@
 //! registry's own URL, because the signed one it redirected to may have run out. Whether all
 //! pieces are one blob, the hash decides, which the receiver keeps.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
+use tokio::sync::SemaphorePermit;
 use tokio::sync::mpsc::Sender;
 use tokio::time::sleep;
 
@@ -27,14 +30,18 @@ pub(crate) enum Sent {
 }
 
 impl Registry {
+    /// A share of this registry, to be held while a blob comes from it.
+    pub(crate) async fn blob_share(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed, so there always is one.
+        self.share.blobs.acquire().await.ok()
+    }
+
     /// Hands over a blob, exactly as many bytes as it should have, in order.
     pub(crate) async fn blob(
         &self,
         blob: Descriptor,
         pieces: &Sender<Bytes>,
     ) -> Result<Sent, RegistryError> {
-        // The semaphore is never closed, so this cannot fail.
-        let _share = self.share.blobs.acquire().await;
         let pace = &self.network.pace;
         let mut part = Part { blob, done: 0, pieces };
         let mut failures = 0;
@@ -96,6 +103,7 @@ impl Registry {
                 return Ok(Sent::Stopped);
             }
             part.done += length;
+            self.received.fetch_add(length, Ordering::Relaxed);
         }
         if part.done == part.blob.size { Ok(Sent::All) } else { Err(self.size(part, part.done)) }
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::ids::ImageId;
+use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::{Image, ImageError};
 
@@ -20,7 +21,7 @@ pub(crate) struct Index {
 
 impl Index {
     /// An index of `images`.
-    pub(super) fn new(images: BTreeMap<ImageId, Arc<Image>>) -> Self {
+    pub(crate) fn new(images: BTreeMap<ImageId, Arc<Image>>) -> Self {
         let mut names = HashMap::new();
         for (id, image) in &images {
             for name in image.repo_tags.iter().chain(&image.repo_digests) {
@@ -52,6 +53,11 @@ impl Index {
             None => reference.as_tag()?,
         };
         self.names.get(&name).and_then(|id| self.images.get(id))
+    }
+
+    /// The image with this repository and digest.
+    pub(crate) fn by_digest(&self, reference: &Reference, digest: Digest) -> Option<&Arc<Image>> {
+        self.names.get(&reference.with_digest(digest)).and_then(|id| self.images.get(id))
     }
 
     /// The image whose id is or begins with `text`, with or without `sha256:`.

@@ -9,7 +9,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::ids::ImageId;
+use crate::image::Image;
 use crate::image::digest::Digest;
+use crate::image::reference::Reference;
 
 /// Longest record that is read; one image with a thousand tags has a tenth of that.
 const MAX_RECORD: u64 = 4 << 20;
@@ -79,6 +82,49 @@ pub(super) struct ImageRecord {
     pub layers: Vec<Digest>,
     /// When it was written, nanoseconds since 1970: of two records with one tag, the newer wins.
     pub written_at: u64,
+}
+
+impl ImageRecord {
+    /// A record without names.
+    pub(super) fn new(config: Digest, diff_ids: &[Digest]) -> Self {
+        Self {
+            version: VERSION,
+            config,
+            tags: Vec::new(),
+            digests: Vec::new(),
+            layers: diff_ids.to_vec(),
+            written_at: 0,
+        }
+    }
+
+    /// The record of an image that is there.
+    pub(super) fn of(image: &Image) -> Self {
+        Self {
+            tags: image.repo_tags.clone(),
+            digests: image.repo_digests.clone(),
+            ..Self::new(digest_of(&image.id), &image.diff_ids)
+        }
+    }
+
+    /// Adds the names that a pull gives an image.
+    pub(super) fn add(&mut self, reference: &Reference, digest: Digest) {
+        for (names, name) in [
+            (&mut self.tags, reference.as_tag()),
+            (&mut self.digests, Some(reference.with_digest(digest))),
+        ] {
+            if let Some(name) = name
+                && !names.contains(&name)
+            {
+                names.push(name);
+                names.sort();
+            }
+        }
+    }
+}
+
+fn digest_of(id: &ImageId) -> Digest {
+    // An image's id is the digest of its configuration in other words.
+    format!("sha256:{id}").parse().expect("an id prints as 64 lower-case hex digits")
 }
 
 #[derive(Deserialize)]

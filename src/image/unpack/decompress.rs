@@ -31,12 +31,12 @@ enum Decoder {
     Plain(Pieces),
     Gzip(Box<MultiGzDecoder<Pieces>>),
     Zstd(zstd::Decoder<'static, Pieces>),
+    Unknown(Pieces, &'static str),
 }
 
 impl Inflated {
     /// Looks at the first bytes. At most `limit` bytes will come out.
     pub(super) fn new(mut pieces: Pieces, limit: u64) -> io::Result<Self> {
-        let unsupported = |what| Err(io::Error::other(UnpackError::Unsupported(what)));
         let decoder = match pieces.peek(6) {
             [0x1f, 0x8b, ..] => Decoder::Gzip(Box::new(MultiGzDecoder::new(pieces))),
             // A frame, or one of the sixteen kinds of frame to be skipped (RFC 8878, section 3.1).
@@ -45,8 +45,8 @@ impl Inflated {
                 decoder.window_log_max(MAX_WINDOW_LOG)?;
                 Decoder::Zstd(decoder)
             }
-            [0xfd, b'7', b'z', b'X', b'Z', 0] => return unsupported("xz compression"),
-            [b'B', b'Z', b'h', ..] => return unsupported("bzip2 compression"),
+            [0xfd, b'7', b'z', b'X', b'Z', 0] => Decoder::Unknown(pieces, "xz compression"),
+            [b'B', b'Z', b'h', ..] => Decoder::Unknown(pieces, "bzip2 compression"),
             _ => Decoder::Plain(pieces),
         };
         let buffer = vec![0; BUFFER].into_boxed_slice();
@@ -56,7 +56,7 @@ impl Inflated {
     /// The compressed side.
     pub(super) fn pieces(&mut self) -> &mut Pieces {
         match &mut self.decoder {
-            Decoder::Plain(pieces) => pieces,
+            Decoder::Plain(pieces) | Decoder::Unknown(pieces, _) => pieces,
             Decoder::Gzip(decoder) => decoder.get_mut(),
             Decoder::Zstd(decoder) => decoder.get_mut(),
         }
@@ -72,6 +72,7 @@ impl Inflated {
             Decoder::Plain(pieces) => pieces.read(&mut self.buffer),
             Decoder::Gzip(decoder) => decoder.read(&mut self.buffer),
             Decoder::Zstd(decoder) => decoder.read(&mut self.buffer),
+            Decoder::Unknown(_, what) => Err(io::Error::other(UnpackError::Unsupported(what))),
         }?;
         self.count += length as u64;
         if self.count > self.limit {

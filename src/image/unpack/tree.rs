@@ -18,40 +18,25 @@ use rustix::io::Errno;
 
 use super::archive::{Archive, Member, MemberKind};
 use super::node;
+use super::place::{MAX_PATH, Place, components, is_no_way};
+use super::room::Room;
 use super::whiteout::{Meaning, meaning};
-use super::{Contents, RESERVED_BYTES, RESERVED_INODES, UnpackError};
+use super::{Contents, UnpackError};
 use crate::image::gc;
 use crate::sys::in_root;
-
-/// Longest path: `PATH_MAX` without its NUL.
-const MAX_PATH: usize = 4095;
-
-/// Longest component: `NAME_MAX`.
-const MAX_NAME: usize = 255;
-
-/// Directories within directories.
-const MAX_DEPTH: usize = 1024;
 
 /// Bytes of paths of directories that only occur in other paths. Archives made from directories
 /// have none at all.
 const MAX_IMPLIED: usize = 16 << 20;
 
-/// Written bytes and made inodes between two looks at the free space.
-const CHECK_BYTES: u64 = 32 << 20;
-const CHECK_INODES: u64 = 4096;
-
-/// What a file of any length takes at least, and is rounded to, in our accounts.
-const UNIT: u64 = 4096;
-
 /// A directory that is being filled.
 pub(super) struct Tree {
     root: OwnedFd,
     here: Option<Here>,
-    contents: Contents,
+    room: Room,
+    opaque: bool,
     implied: BTreeSet<Vec<u8>>,
     implied_bytes: usize,
-    unchecked_bytes: u64,
-    unchecked_inodes: u64,
 }
 
 /// The directory that was last made something in.
@@ -61,13 +46,6 @@ struct Here {
     times: Timestamps,
 }
 
-/// An entry's place.
-struct Place<'a> {
-    /// Path of the directory, empty for the root.
-    dir: Vec<u8>,
-    name: &'a [u8],
-}
-
 impl Tree {
     /// The empty directory at `path`.
     pub(super) fn open(path: &Path) -> Result<Self, UnpackError> {
@@ -75,24 +53,25 @@ impl Tree {
         let root: OwnedFd = File::open(path).map_err(failed)?.into();
         // It was made for us alone; as a root directory it is everybody's.
         rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755)).map_err(|e| failed(e.into()))?;
-        let mut tree = Self {
+        Ok(Self {
+            room: Room::open(&root)?,
             root,
             here: None,
-            contents: Contents { inodes: 1, bytes: UNIT, ..Contents::default() },
+            opaque: false,
             implied: BTreeSet::from([Vec::new()]),
             implied_bytes: 0,
-            unchecked_bytes: 0,
-            unchecked_inodes: 0,
-        };
-        tree.check_space()?;
-        Ok(tree)
+        })
     }
 
     /// What it has come to.
     pub(super) fn finish(mut self) -> Result<Contents, UnpackError> {
         self.leave()?;
-        self.contents.implied = self.implied.into_iter().collect();
-        Ok(self.contents)
+        Ok(Contents {
+            bytes: self.room.bytes,
+            inodes: self.room.inodes,
+            opaque: self.opaque,
+            implied: self.implied.into_iter().collect(),
+        })
     }
 
     /// Adds one member, taking its data from the archive.
@@ -141,7 +120,7 @@ impl Tree {
             let parent = self.enter(&place.dir)?;
             rustix::fs::mkdirat(parent, place.name, Mode::RWXU)
                 .map_err(failed("make directory"))?;
-            self.account(UNIT)?;
+            self.room.add_inode(&self.root)?;
         }
         let parent = self.enter(&place.dir)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -170,7 +149,7 @@ impl Tree {
         let file = rustix::fs::openat(parent, place.name, flags | OFlags::CLOEXEC, Mode::RUSR)
             .map_err(|error| UnpackError::file("make file", &member.path, error))?;
         let mut file = File::from(file);
-        self.account(UNIT)?;
+        self.room.add_inode(&self.root)?;
         let pieces = member.sparse.as_deref().unwrap_or(&[(0, u64::MAX)]);
         for (offset, length) in pieces {
             if member.sparse.is_some() {
@@ -204,11 +183,7 @@ impl Tree {
             written.map_err(|error| UnpackError::file("write", &member.path, error))?;
             archive.consume(step);
             length -= step as u64;
-            self.contents.bytes += step as u64;
-            self.unchecked_bytes += step as u64;
-            if self.unchecked_bytes >= CHECK_BYTES {
-                self.check_space()?;
-            }
+            self.room.add_bytes(step as u64, &self.root)?;
         }
         Ok(())
     }
@@ -274,14 +249,14 @@ impl Tree {
         };
         made.map_err(|error| UnpackError::file("make", &member.path, error))?;
         node::describe_at(parent.as_fd(), place.name, member)?;
-        self.account(UNIT)
+        self.room.add_inode(&self.root)
     }
 
     fn add_opaque(&mut self, place: &Place<'_>) -> Result<(), UnpackError> {
         let dir = self.enter(&place.dir)?;
         node::make_opaque(dir)
             .map_err(|error| UnpackError::file("make opaque", &place.dir, error))?;
-        self.contents.opaque |= place.dir.is_empty();
+        self.opaque |= place.dir.is_empty();
         Ok(())
     }
 
@@ -294,7 +269,7 @@ impl Tree {
             None => {
                 let kind = FileType::CharacterDevice;
                 rustix::fs::mknodat(parent, place.name, kind, Mode::empty(), 0).map_err(failed)?;
-                self.account(UNIT)
+                self.room.add_inode(&self.root)
             }
             Some(found) if node::is_dir(&found) => {
                 let dir = self.enter(&place.path())?;
@@ -401,73 +376,7 @@ impl Tree {
             return Err(UnpackError::Limit { what: "bytes of undescribed directories", limit });
         }
         self.implied.insert(prefix.to_vec());
-        self.account(UNIT)?;
+        self.room.add_inode(&self.root)?;
         Ok(dir)
     }
-
-    /// Counts one new inode and what it takes.
-    fn account(&mut self, bytes: u64) -> Result<(), UnpackError> {
-        self.contents.inodes += 1;
-        self.contents.bytes += bytes;
-        self.unchecked_inodes += 1;
-        self.unchecked_bytes += bytes;
-        if self.unchecked_inodes >= CHECK_INODES { self.check_space() } else { Ok(()) }
-    }
-
-    fn check_space(&mut self) -> Result<(), UnpackError> {
-        self.unchecked_bytes = 0;
-        self.unchecked_inodes = 0;
-        let space = rustix::fs::fstatvfs(&self.root)
-            .map_err(|error| UnpackError::file("look at the file system of", b"/", error))?;
-        if space.f_bavail.saturating_mul(space.f_frsize) < RESERVED_BYTES {
-            return Err(UnpackError::Full("space"));
-        }
-        // File systems without a fixed number of inodes say 0.
-        if space.f_files > 0 && space.f_favail < RESERVED_INODES {
-            return Err(UnpackError::Full("inodes"));
-        }
-        Ok(())
-    }
-}
-
-impl Place<'_> {
-    fn path(&self) -> Vec<u8> {
-        match self.dir.as_slice() {
-            b"" => self.name.to_vec(),
-            dir => [dir, b"/", self.name].concat(),
-        }
-    }
-}
-
-/// Whether a path leads nowhere, or not to a directory, or round in circles.
-fn is_no_way(error: &io::Error) -> bool {
-    let errno = error.raw_os_error();
-    [Errno::NOENT, Errno::NOTDIR, Errno::LOOP].iter().any(|no| errno == Some(no.raw_os_error()))
-}
-
-/// The components of a name in an archive. It is relative to the layer's root whether it begins
-/// with a slash or not, and never goes up.
-fn components(path: &[u8]) -> Result<Vec<&[u8]>, UnpackError> {
-    let refuse = |why| Err(UnpackError::entry(path, why));
-    if path.is_empty() {
-        return refuse("has no name");
-    }
-    if path.contains(&0) {
-        return refuse("has a NUL");
-    }
-    if path.len() > MAX_PATH {
-        return refuse("has a name of more than 4095 bytes");
-    }
-    let components: Vec<&[u8]> =
-        path.split(|b| *b == b'/').filter(|name| !matches!(*name, b"" | b".")).collect();
-    if components.contains(&&b".."[..]) {
-        return refuse("has .. in its name");
-    }
-    if components.iter().any(|name| name.len() > MAX_NAME) {
-        return refuse("has a component of more than 255 bytes");
-    }
-    if components.len() > MAX_DEPTH {
-        return refuse("is more than 1024 directories deep");
-    }
-    Ok(components)
 }
