@@ -27,7 +27,7 @@ struct Site {
 fn pace() -> registry::Pace {
     registry::Pace {
         headers: Duration::from_millis(1500),
-        window: Duration::from_millis(600),
+        window: Duration::from_secs(1),
         least: 1024,
         tries: 3,
         backoff: Duration::from_millis(5),
