@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 pub mod image;
 
@@ -315,6 +315,8 @@ fn read_head(stream: &mut TcpStream) -> Result<String> {
     while head.len() < HEAD && !head.windows(4).any(|end| end == b"\r\n\r\n") {
         match stream.read(&mut chunk)? {
             0 => break,
+            // A client that tries TLS first is told at once, as a real server does.
+            _ if head.is_empty() && !chunk[0].is_ascii_uppercase() => bail!("not HTTP"),
             n => head.extend_from_slice(&chunk[..n]),
         }
     }

@@ -104,10 +104,10 @@ pub struct Case {
 /// The [`Case`]s of functions, named by their paths: `cases![module::function, …]`.
 #[macro_export]
 macro_rules! cases {
-    ($($($part:ident)::+),* $(,)?) => {
+    ($($module:ident::$test:ident),* $(,)?) => {
         [$($crate::runner::Case {
-            name: stringify!($($part)::+),
-            test: $($part)::+,
+            name: concat!(stringify!($module), "::", stringify!($test)),
+            test: $module::$test,
         }),*]
     };
 }

@@ -2,7 +2,7 @@
 //! check. Each line names a kind and a thing, so the difference of two snapshots is the report.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -36,7 +36,9 @@ impl Traces {
         for point in host::mounts_below(dir) {
             note("mount", point.display().to_string());
         }
-        for group in host::cgroup_dirs(&names.cgroup) {
+        // The parent group is not the daemon's to remove: the kubelet makes and keeps it.
+        let below = |dir: &&PathBuf| !dir.ends_with(names.cgroup.trim_start_matches('/'));
+        for group in host::cgroup_dirs(&names.cgroup).iter().filter(below) {
             note("cgroup", group.display().to_string());
         }
         for process in host::processes_of(dir, Some(&names.cgroup)) {
@@ -79,6 +81,14 @@ impl Traces {
             descriptors: daemon.map(host::descriptors).unwrap_or_default(),
             threads: daemon.map_or(0, host::threads),
         }
+    }
+
+    /// Without what belongs to the daemon's process, for a comparison across its restart.
+    #[must_use]
+    pub fn without_process(mut self) -> Self {
+        self.descriptors.clear();
+        self.threads = 0;
+        self
     }
 
     /// What this snapshot has and `before` had not.

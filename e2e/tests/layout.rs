@@ -306,7 +306,8 @@ fn every_unsafe_block_argues_its_case() {
 #[test]
 fn state_tables_and_specs_are_pure() {
     for source in sources() {
-        let pure = ["/state.rs", "/spec.rs", "/oci.rs"].iter().any(|end| source.path.ends_with(end));
+        let pure =
+            ["/state.rs", "/spec.rs", "/oci.rs"].iter().any(|end| source.path.ends_with(end));
         if source.module().is_none() || !pure && !source.path.contains("/oci/") {
             continue;
         }

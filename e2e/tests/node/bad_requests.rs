@@ -80,7 +80,7 @@ const ROWS: &[Row] = &[
     ("sysctl", Pod(|c| sysctl(c, "kernel.panic", "1"))),
     ("sysctl", Pod(|c| sysctl(c, "vm.swappiness", "1"))),
     ("sysctl", Pod(|c| sysctl(c, "net/../kernel/panic", "1"))),
-    ("sysctl", Pod(|c| sysctl(c, "net.core.somaxconn", "not a number"))),
+    ("net.core.somaxconn", Pod(|c| sysctl(c, "net.core.somaxconn", "not a number"))),
     (
         "sysctl",
         Pod(|c| {
@@ -121,7 +121,7 @@ const ROWS: &[Row] = &[
     ("run_as_user", Container(|c| security(c).run_as_user = number(-1))),
     ("run_as_group", Container(|c| security(c).run_as_group = number(5))),
     ("supplemental_groups", Container(|c| security(c).supplemental_groups = vec![4_294_967_296])),
-    ("run_as_username", Container(|c| security(c).run_as_username = "nobody-here".to_owned())),
+    ("user", Container(|c| security(c).run_as_username = "nobody-here".to_owned())),
     (
         "capabilit",
         Container(|c| {
@@ -175,7 +175,7 @@ fn localhost(path: &str) -> pb::SecurityProfile {
     }
 }
 
-pub fn each_is_refused_by_the_name_of_its_field(fixture: &Fixture) -> Result<()> {
+pub(crate) fn each_is_refused_by_the_name_of_its_field(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let good_pod = request::host_network_pod(&node, "good");

@@ -16,7 +16,7 @@ const PODS: usize = 200;
 /// Of which this many at once.
 const AT_ONCE: usize = 8;
 
-pub fn two_hundred_pods_come_and_go_without_a_trace(fixture: &Fixture) -> Result<()> {
+pub(crate) fn two_hundred_pods_come_and_go_without_a_trace(fixture: &Fixture) -> Result<()> {
     let node = fixture.own_node(Options::default())?;
     let image = fixture.busybox(&node)?;
     // Once around first: what is made for the first pod and kept (the bridge, connections, threads)

@@ -23,7 +23,7 @@ fn hex(lines: &[String], name: &str) -> Result<u64> {
     Ok(u64::from_str_radix(field(lines, name)?, 16)?)
 }
 
-pub fn the_default_is_confined(fixture: &Fixture) -> Result<()> {
+pub(crate) fn the_default_is_confined(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let lines = shell(&node, &image, "cat /proc/self/status")?;
@@ -33,9 +33,9 @@ pub fn the_default_is_confined(fixture: &Fixture) -> Result<()> {
     ensure!(hex(&lines, "CapBnd")? == effective);
 
     let look = "cat /proc/timer_list /proc/keys 2>/dev/null | wc -c; ls /sys/firmware | wc -l; \
-                (echo 0 >/proc/sys/kernel/panic) 2>/dev/null && echo writable; \
-                (mkdir /sys/fs/cgroup/x) 2>/dev/null && echo writable; \
-                (echo 1 >/sys/kernel/mm/ksm/run) 2>/dev/null && echo writable; \
+                (echo 0 >/proc/sys/kernel/panic) 2>/dev/null && echo panic is writable; \
+                (mkdir /sys/fs/cgroup/x) 2>/dev/null && echo cgroup is writable; \
+                (echo 1 >/sys/kernel/mm/ksm/run) 2>/dev/null && echo sysfs is writable; \
                 (: </dev/mem) 2>/dev/null && echo memory; \
                 ls /dev | sort | tr '\\n' ' '; cat /proc/1/comm; exit 0";
     let lines = shell(&node, &image, look)?;
@@ -68,7 +68,7 @@ pub fn the_default_is_confined(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn seccomp_filters_when_asked(fixture: &Fixture) -> Result<()> {
+pub(crate) fn seccomp_filters_when_asked(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     // unshare(1) of a user namespace is refused by the default filter and by nothing else here.
@@ -108,7 +108,7 @@ pub fn seccomp_filters_when_asked(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn capabilities_are_as_asked(fixture: &Fixture) -> Result<()> {
+pub(crate) fn capabilities_are_as_asked(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let with = |add: &[&str], drop: &[&str]| {
@@ -131,7 +131,7 @@ pub fn capabilities_are_as_asked(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn users_come_by_number_name_and_image(fixture: &Fixture) -> Result<()> {
+pub(crate) fn users_come_by_number_name_and_image(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let busybox = fixture.busybox(&node)?;
     let user = fixture.image("user:latest");
@@ -178,7 +178,7 @@ pub fn users_come_by_number_name_and_image(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn a_read_only_root_cannot_be_written(fixture: &Fixture) -> Result<()> {
+pub(crate) fn a_read_only_root_cannot_be_written(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let line = "(echo x >/file) 2>/dev/null || echo refused; echo x >/dev/shm/y && echo shm";
@@ -191,7 +191,7 @@ pub fn a_read_only_root_cannot_be_written(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn mounts_arrive_with_their_options(fixture: &Fixture) -> Result<()> {
+pub(crate) fn mounts_arrive_with_their_options(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let dir = fixture.dir().join("volumes");
@@ -229,7 +229,7 @@ pub fn mounts_arrive_with_their_options(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn a_shared_process_namespace_has_our_pause(fixture: &Fixture) -> Result<()> {
+pub(crate) fn a_shared_process_namespace_has_our_pause(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let mut pod_config = request::host_network_pod(&node, "shared");

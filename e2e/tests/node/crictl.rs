@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use crate::support::END;
 
-pub fn every_command_works_with_runc(fixture: &Fixture) -> Result<()> {
+pub(crate) fn every_command_works_with_runc(fixture: &Fixture) -> Result<()> {
     whole_life(fixture, "runc")
 }
 
-pub fn every_command_works_with_crun(fixture: &Fixture) -> Result<()> {
+pub(crate) fn every_command_works_with_crun(fixture: &Fixture) -> Result<()> {
     whole_life(fixture, "crun")
 }
 

@@ -19,7 +19,7 @@ fn crisol(arguments: &[&str]) -> Result<e2e::program::Said> {
     run(Command::new(layout::daemon()?).args(arguments))
 }
 
-pub fn version_config_and_check_say_what_they_should(fixture: &Fixture) -> Result<()> {
+pub(crate) fn version_config_and_check_say_what_they_should(fixture: &Fixture) -> Result<()> {
     ensure!(crisol(&["version"])?.ok()?.contains("crisol"));
     let json: serde_json::Value = serde_json::from_str(&crisol(&["version", "--json"])?.ok()?)?;
     ensure!(json["version"].as_str().is_some_and(|version| version.starts_with("0.")), "{json}");
@@ -62,7 +62,7 @@ pub fn version_config_and_check_say_what_they_should(fixture: &Fixture) -> Resul
     Ok(())
 }
 
-pub fn every_mistake_of_a_configuration_is_named_with_file_key_and_line(
+pub(crate) fn every_mistake_of_a_configuration_is_named_with_file_key_and_line(
     fixture: &Fixture,
 ) -> Result<()> {
     let dir = fixture.dir().join("config");
@@ -83,7 +83,7 @@ pub fn every_mistake_of_a_configuration_is_named_with_file_key_and_line(
     Ok(())
 }
 
-pub fn readiness_is_announced_and_sigterm_drains(fixture: &Fixture) -> Result<()> {
+pub(crate) fn readiness_is_announced_and_sigterm_drains(fixture: &Fixture) -> Result<()> {
     let socket = fixture.dir().join("notify");
     let notify = UnixDatagram::bind(&socket)?;
     notify.set_read_timeout(Some(Duration::from_secs(15)))?;
@@ -107,7 +107,7 @@ pub fn readiness_is_announced_and_sigterm_drains(fixture: &Fixture) -> Result<()
     Ok(())
 }
 
-pub fn two_daemons_never_share_a_root(fixture: &Fixture) -> Result<()> {
+pub(crate) fn two_daemons_never_share_a_root(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     // Another socket and another state directory do not make it another root.
     let config = fs::read_to_string(node.config_file())?;
@@ -122,7 +122,9 @@ pub fn two_daemons_never_share_a_root(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn a_missing_network_configuration_is_a_reason_in_status(fixture: &Fixture) -> Result<()> {
+pub(crate) fn a_missing_network_configuration_is_a_reason_in_status(
+    fixture: &Fixture,
+) -> Result<()> {
     let node = fixture.own_node(Options::default())?;
     let network = || -> Result<(bool, String)> {
         let response = node.cri().status_rpc(pb::StatusRequest { verbose: false })?;

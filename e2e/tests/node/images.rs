@@ -11,7 +11,9 @@ use e2e::runner::Fixture;
 
 use crate::support::shell;
 
-pub fn layers_of_every_compression_and_manifest_kind_unpack_alike(fixture: &Fixture) -> Result<()> {
+pub(crate) fn layers_of_every_compression_and_manifest_kind_unpack_alike(
+    fixture: &Fixture,
+) -> Result<()> {
     let node = fixture.node();
     let mut ids = Vec::new();
     for name in ["busybox:latest", "busybox:docker", "busybox:index", "zstd:latest"] {
@@ -32,7 +34,7 @@ pub fn layers_of_every_compression_and_manifest_kind_unpack_alike(fixture: &Fixt
     Ok(())
 }
 
-pub fn whiteouts_hide_and_later_layers_win(fixture: &Fixture) -> Result<()> {
+pub(crate) fn whiteouts_hide_and_later_layers_win(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.image("layered:latest");
     node.cri().pull(&image)?;
@@ -43,7 +45,7 @@ pub fn whiteouts_hide_and_later_layers_win(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn a_private_registry_wants_the_password(fixture: &Fixture) -> Result<()> {
+pub(crate) fn a_private_registry_wants_the_password(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.private.image("busybox:latest");
     let refused = node.cri().pull(&image).err().context("pulled without a password")?;
@@ -71,7 +73,7 @@ fn auth(username: &str, password: &str) -> pb::AuthConfig {
     }
 }
 
-pub fn bearer_tokens_are_fetched_and_used(fixture: &Fixture) -> Result<()> {
+pub(crate) fn bearer_tokens_are_fetched_and_used(fixture: &Fixture) -> Result<()> {
     let liar = Liar::start(fixture.dir())?;
     let node =
         fixture.own_node(Options { insecure: vec![liar.address()], ..Options::default() })?;
@@ -83,7 +85,7 @@ pub fn bearer_tokens_are_fetched_and_used(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn many_pulls_of_one_image_are_one_pull(fixture: &Fixture) -> Result<()> {
+pub(crate) fn many_pulls_of_one_image_are_one_pull(fixture: &Fixture) -> Result<()> {
     let liar = Liar::start(fixture.dir())?;
     let node =
         fixture.own_node(Options { insecure: vec![liar.address()], ..Options::default() })?;
@@ -105,7 +107,7 @@ pub fn many_pulls_of_one_image_are_one_pull(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn an_image_goes_and_comes_by_tag_and_digest(fixture: &Fixture) -> Result<()> {
+pub(crate) fn an_image_goes_and_comes_by_tag_and_digest(fixture: &Fixture) -> Result<()> {
     let node = fixture.own_node(Options::default())?;
     let before = host::files_below(&node.root().join("images"));
     let tag = fixture.image("busybox:latest");
@@ -140,7 +142,9 @@ pub fn an_image_goes_and_comes_by_tag_and_digest(fixture: &Fixture) -> Result<()
     Ok(())
 }
 
-pub fn plain_http_is_only_spoken_where_the_configuration_says_so(fixture: &Fixture) -> Result<()> {
+pub(crate) fn plain_http_is_only_spoken_where_the_configuration_says_so(
+    fixture: &Fixture,
+) -> Result<()> {
     let liar = Liar::start(fixture.dir())?;
     let node = fixture.node();
     let refused = node.cri().pull(&liar.image(Lie::None)).err().context("spoke plain HTTP")?;

@@ -19,7 +19,7 @@ const GROWTH_KIB: u64 = 64 << 10;
 /// Requests after which a client that gets 401 for every token should have given up.
 const ROUNDS: u64 = 40;
 
-pub fn a_lying_registry_leaves_nothing_but_an_error(fixture: &Fixture) -> Result<()> {
+pub(crate) fn a_lying_registry_leaves_nothing_but_an_error(fixture: &Fixture) -> Result<()> {
     let target = fixture.dir().join("target");
     fs::create_dir_all(&target)?;
     let liar = Liar::start(&target)?;

@@ -15,7 +15,7 @@ use crate::support::{END, Running, add, ended, finish, pid, run, state};
 /// Containers in one pod of the test that counts exit codes.
 const IN_ONE_POD: usize = 125;
 
-pub fn states_times_and_exit_codes_are_exact(fixture: &Fixture) -> Result<()> {
+pub(crate) fn states_times_and_exit_codes_are_exact(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let pod_config = request::host_network_pod(&node, "states");
@@ -40,12 +40,14 @@ pub fn states_times_and_exit_codes_are_exact(fixture: &Fixture) -> Result<()> {
 
     let (_, done) = finish(&node, request::container("ok", &image, &["/bin/true"]))?;
     ensure!(done.exit_code == 0 && done.reason == "Completed", "{:?}", done.reason);
-    let (_, killed) = finish(&node, request::shell("killed", &image, "kill -9 $$"))?;
-    ensure!(killed.exit_code == 137, "exit code {}", killed.exit_code);
+    let victim = run(&node, request::container("killed", &image, &["/bin/sleep", "1000"]))?;
+    host::kill_process(pid(&node, &victim.id)?);
+    let killed = ended(&node, &victim.id)?;
+    ensure!(killed.exit_code == 137 && killed.reason == "Error", "{killed:?}");
     Ok(())
 }
 
-pub fn stop_asks_waits_and_kills(fixture: &Fixture) -> Result<()> {
+pub(crate) fn stop_asks_waits_and_kills(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let polite = "trap 'sleep 0.3; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
@@ -85,7 +87,7 @@ fn printed(running: &Running, line: &str) -> Result<()> {
     })
 }
 
-pub fn stopping_and_removing_twice_or_never_made_is_fine(fixture: &Fixture) -> Result<()> {
+pub(crate) fn stopping_and_removing_twice_or_never_made_is_fine(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let running = run(&node, request::container("c", &image, &["/bin/sleep", "1000"]))?;
@@ -116,7 +118,7 @@ pub fn stopping_and_removing_twice_or_never_made_is_fine(fixture: &Fixture) -> R
     Ok(())
 }
 
-pub fn an_exec_that_takes_too_long_is_killed(fixture: &Fixture) -> Result<()> {
+pub(crate) fn an_exec_that_takes_too_long_is_killed(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let running = run(&node, request::container("c", &image, &["/bin/sleep", "1000"]))?;
@@ -139,7 +141,7 @@ pub fn an_exec_that_takes_too_long_is_killed(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn an_exec_reports_both_outputs_and_the_code(fixture: &Fixture) -> Result<()> {
+pub(crate) fn an_exec_reports_both_outputs_and_the_code(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let running = run(&node, request::container("c", &image, &["/bin/sleep", "1000"]))?;
@@ -160,7 +162,7 @@ pub fn an_exec_reports_both_outputs_and_the_code(fixture: &Fixture) -> Result<()
     Ok(())
 }
 
-pub fn five_hundred_containers_report_zero(fixture: &Fixture) -> Result<()> {
+pub(crate) fn five_hundred_containers_report_zero(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let pods = (0..4)
@@ -201,7 +203,7 @@ pub fn five_hundred_containers_report_zero(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub fn a_command_that_does_not_exist_is_a_clear_error(fixture: &Fixture) -> Result<()> {
+pub(crate) fn a_command_that_does_not_exist_is_a_clear_error(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let pod_config = request::host_network_pod(&node, "missing");

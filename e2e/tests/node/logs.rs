@@ -19,7 +19,9 @@ const REOPENS: usize = 20;
 /// How long two busy cores may take for it.
 const FLOOD: Duration = Duration::from_secs(120);
 
-pub fn two_hundred_mebibytes_and_twenty_reopens_lose_nothing(fixture: &Fixture) -> Result<()> {
+pub(crate) fn two_hundred_mebibytes_and_twenty_reopens_lose_nothing(
+    fixture: &Fixture,
+) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     // awk is the fastest thing in busybox that numbers its lines: "0000000 xxxx…", 64 bytes each.
@@ -69,7 +71,7 @@ pub fn two_hundred_mebibytes_and_twenty_reopens_lose_nothing(fixture: &Fixture) 
     Ok(())
 }
 
-pub fn streams_partial_lines_and_the_last_line_are_tagged(fixture: &Fixture) -> Result<()> {
+pub(crate) fn streams_partial_lines_and_the_last_line_are_tagged(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let line = "head -c 50000 /dev/zero | tr '\\0' a; echo; echo error >&2; printf last";

@@ -16,7 +16,9 @@ use crate::support::END;
 /// Equal requests at the same moment.
 const CLIENTS: usize = 20;
 
-pub fn the_same_request_twenty_times_is_one_pod_and_one_container(fixture: &Fixture) -> Result<()> {
+pub(crate) fn the_same_request_twenty_times_is_one_pod_and_one_container(
+    fixture: &Fixture,
+) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let before = node.traces();
@@ -48,7 +50,7 @@ fn at_once<T: Ord + Send>(call: impl Fn() -> Result<T> + Sync) -> Result<BTreeSe
     })
 }
 
-pub fn a_client_that_hangs_up_neither_interrupts_nor_leaks(fixture: &Fixture) -> Result<()> {
+pub(crate) fn a_client_that_hangs_up_neither_interrupts_nor_leaks(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let before = node.traces();

@@ -10,38 +10,38 @@ use e2e::wait::eventually;
 use e2e::{log, request};
 
 /// How long a container that ends by itself may take to be reported.
-pub const END: Duration = Duration::from_secs(20);
+pub(crate) const END: Duration = Duration::from_secs(20);
 
 /// A pod and a container in it, both as requested.
 #[derive(Clone, Debug)]
-pub struct Running {
-    pub pod: String,
-    pub pod_config: pb::PodSandboxConfig,
-    pub id: String,
-    pub config: pb::ContainerConfig,
+pub(crate) struct Running {
+    pub(crate) pod: String,
+    pub(crate) pod_config: pb::PodSandboxConfig,
+    pub(crate) id: String,
+    pub(crate) config: pb::ContainerConfig,
 }
 
 impl Running {
     /// Where the container's log is.
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         PathBuf::from(&self.pod_config.log_directory).join(&self.config.log_path)
     }
 
     /// What it printed on standard output, line by line.
-    pub fn printed(&self) -> Result<Vec<String>> {
+    pub(crate) fn printed(&self) -> Result<Vec<String>> {
         log::lines(&self.log(), "stdout")
     }
 }
 
 /// Runs a pod on the node's network with this container, started.
-pub fn run(node: &Node, config: pb::ContainerConfig) -> Result<Running> {
+pub(crate) fn run(node: &Node, config: pb::ContainerConfig) -> Result<Running> {
     let name = &config.metadata.as_ref().context("no metadata")?.name;
     let pod_config = request::host_network_pod(node, &format!("pod-{name}"));
     run_in(node, pod_config, config)
 }
 
 /// Runs this pod with this container, started.
-pub fn run_in(
+pub(crate) fn run_in(
     node: &Node,
     pod_config: pb::PodSandboxConfig,
     config: pb::ContainerConfig,
@@ -54,7 +54,7 @@ pub fn run_in(
 
 /// Creates a container in a pod; it shares the pod's network and IPC but not its processes unless
 /// its own request says so.
-pub fn add(
+pub(crate) fn add(
     node: &Node,
     pod: &str,
     pod_config: &pb::PodSandboxConfig,
@@ -66,19 +66,22 @@ pub fn add(
 }
 
 /// Runs a container to its end and gives its status.
-pub fn finish(node: &Node, config: pb::ContainerConfig) -> Result<(Running, pb::ContainerStatus)> {
+pub(crate) fn finish(
+    node: &Node,
+    config: pb::ContainerConfig,
+) -> Result<(Running, pb::ContainerStatus)> {
     let running = run(node, config)?;
     let status = ended(node, &running.id)?;
     Ok((running, status))
 }
 
 /// Runs a line of shell in a pod of its own and gives what it printed; it must succeed.
-pub fn shell(node: &Node, image: &str, line: &str) -> Result<Vec<String>> {
+pub(crate) fn shell(node: &Node, image: &str, line: &str) -> Result<Vec<String>> {
     output(node, request::shell("shell", image, line))
 }
 
 /// Runs a container to its end and gives what it printed; it must succeed.
-pub fn output(node: &Node, config: pb::ContainerConfig) -> Result<Vec<String>> {
+pub(crate) fn output(node: &Node, config: pb::ContainerConfig) -> Result<Vec<String>> {
     let (running, status) = finish(node, config)?;
     let printed = running.printed()?;
     let complaint = log::lines(&running.log(), "stderr")?;
@@ -88,7 +91,7 @@ pub fn output(node: &Node, config: pb::ContainerConfig) -> Result<Vec<String>> {
 }
 
 /// Waits until a container has exited.
-pub fn ended(node: &Node, container: &str) -> Result<pb::ContainerStatus> {
+pub(crate) fn ended(node: &Node, container: &str) -> Result<pb::ContainerStatus> {
     eventually("container exited", END, || {
         let status = node.cri().container(container)?;
         ensure!(state(&status) == pb::ContainerState::ContainerExited, "{:?}", state(&status));
@@ -97,12 +100,12 @@ pub fn ended(node: &Node, container: &str) -> Result<pb::ContainerStatus> {
 }
 
 /// The state, as a name.
-pub fn state(status: &pb::ContainerStatus) -> pb::ContainerState {
+pub(crate) fn state(status: &pb::ContainerStatus) -> pb::ContainerState {
     status.state()
 }
 
 /// Process id of a running container's first process on this machine, from the verbose status.
-pub fn pid(node: &Node, container: &str) -> Result<u32> {
+pub(crate) fn pid(node: &Node, container: &str) -> Result<u32> {
     let (_, info) = node.cri().container_verbose(container, true)?;
     let info = info.get("info").context("verbose status has no \"info\"")?;
     let json: serde_json::Value = serde_json::from_str(info)?;
@@ -111,7 +114,7 @@ pub fn pid(node: &Node, container: &str) -> Result<u32> {
 }
 
 /// Standard output of a command in a container; it must succeed.
-pub fn exec(node: &Node, container: &str, command: &[&str]) -> Result<String> {
+pub(crate) fn exec(node: &Node, container: &str, command: &[&str]) -> Result<String> {
     let response = node.cri().exec(container, command)?;
     let stdout = String::from_utf8(response.stdout)?;
     ensure!(
