@@ -142,7 +142,11 @@ pub enum Event {
 /// # Errors
 /// [`MonitorError::Refused`] with the runtime's words when the runtime refused the container; the
 /// monitor has ended then.
-pub async fn spawn(program: &Path, launch: &Launch) -> Result<ProcessId, MonitorError> {
+pub async fn spawn(
+    program: &Path,
+    launch: &Launch,
+    environment: [(&str, &str); 1],
+) -> Result<ProcessId, MonitorError> {
     let dir = &launch.dir;
     let stderr = DirBuilder::new()
         .recursive(true)
@@ -152,6 +156,8 @@ pub async fn spawn(program: &Path, launch: &Launch) -> Result<ProcessId, Monitor
         .map_err(|source| MonitorError::Directory { dir: dir.clone(), source })?;
     let mut child = Command::new(program)
         .args(launch.args())
+        .env_clear()
+        .envs(environment)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -13,12 +13,12 @@ use conmon::Launch;
 use crate::image::{Image, ImagePin};
 use crate::monitor::{self, MonitorError};
 use crate::rootfs::{self, RootfsDirs, RootfsOptions};
-use crate::runtime::{CREATE_DEADLINE, Stdin, reason_in_log};
+use crate::runtime::{CREATE_DEADLINE, ENVIRONMENT, Stdin, reason_in_log};
 use crate::steps::{Operation, blocking};
 use crate::undo::Undo;
 
 use super::record::{ContainerRecord, ImageUsed};
-use super::spec::ContainerSpec;
+use super::spec::{ContainerSpec, User};
 use super::state::State;
 use super::{ContainerError, Parts, PodPlace, bundle, cleanup, remove, signal, start, user, volumes};
 
@@ -101,7 +101,7 @@ async fn steps(
         move || user::resolve(&rootfs, &spec.security, &image.config.user)
     })
     .await
-    .map_err(|source| ContainerError::User { name: spec.name.clone(), source })?;
+    .map_err(|source| ContainerError::User { field: user_field(&spec), source })?;
 
     operation.step("bundle");
     blocking({
@@ -153,6 +153,15 @@ fn stop_signal(spec: &ContainerSpec, image: &Image) -> u8 {
     asked.or(of_image).unwrap_or(signal::TERM)
 }
 
+/// Where the user that could not be found comes from.
+fn user_field(spec: &ContainerSpec) -> &'static str {
+    match spec.security.user {
+        Some(User::Name(_)) => "config.linux.security_context.run_as_username",
+        Some(User::Id(_)) => "config.linux.security_context.run_as_user",
+        None => "USER of the image",
+    }
+}
+
 /// Makes the bundle's directories and mounts the container's root file system.
 fn mount_rootfs(
     parts: &Parts,
@@ -198,7 +207,7 @@ async fn launch(
     };
     let slot = runtime.slot().await;
     operation.step("monitor");
-    let spawned = monitor::spawn(&parts.monitor, &launch).await;
+    let spawned = monitor::spawn(&parts.monitor, &launch, ENVIRONMENT).await;
     drop(slot);
     match spawned {
         Ok(process) => Ok(process),

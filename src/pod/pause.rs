@@ -50,7 +50,7 @@ pub async fn start(parts: &Arc<Parts>, record: &PodRecord) -> Result<ProcessId, 
     if let Some((uid, gid)) = user {
         call.arg("--user").arg(format!("{uid}:{gid}"));
     }
-    call.stdin(Stdio::null()).kill_on_drop(true);
+    call.env_clear().stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(DEADLINE, call.output())
         .await
         .map_err(|_| failed(format!("it took longer than {DEADLINE:?} to start")))?

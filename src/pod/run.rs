@@ -3,6 +3,7 @@
 //! The record comes before the first resource; each resource is pushed for undoing as it is taken.
 //! CNI's ADD is pushed before it is called, because a plugin may fail half-way.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -10,9 +11,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::container::spec::NamespaceMode;
+use crate::error::{Classify, Kind};
 use crate::network::{Attachment, Bandwidth, hostname as hostname_file, resolv_conf};
 use crate::steps::{Operation, blocking};
 use crate::sys::namespaces::{self, Namespace, PinRequest};
+use crate::sys::sysctl;
 use crate::sys::tmpfs;
 use crate::undo::Undo;
 
@@ -106,6 +109,14 @@ async fn steps(
         });
         let added = parts.networks.add(&attachment).await;
         record.addresses = added.map_err(|source| PodError::Network { id, source })?.ips;
+        if !sysctls(&record.spec, OfInterface::Yes).is_empty() {
+            operation.step("interface sysctls");
+            blocking({
+                let (parts, record) = (parts.clone(), record.clone());
+                move || set_interface_sysctls(&parts, &record)
+            })
+            .await?;
+        }
     }
 
     operation.step("ready");
@@ -155,10 +166,33 @@ fn pin_namespaces(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
     let request = PinRequest {
         namespaces: &own,
         hostname: network.then_some(record.hostname.as_str()),
-        sysctls: &spec.sysctls,
+        sysctls: &sysctls(spec, OfInterface::No),
     };
-    namespaces::pin(&parts.layout.pod_namespaces(&record.id), &request)
-        .map_err(|source| PodError::Namespaces { id: record.id, source })
+    namespaces::pin(&parts.layout.pod_namespaces(&record.id), &request).map_err(|source| {
+        match source.kind() {
+            Kind::Invalid => PodError::Sysctl(source),
+            _ => PodError::Namespaces { id: record.id, source },
+        }
+    })
+}
+
+/// Kernel parameters of an interface exist when the interface does: after CNI's ADD.
+fn set_interface_sysctls(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
+    let of_interface = sysctls(&record.spec, OfInterface::Yes);
+    namespaces::write_sysctls(&parts.layout.pod_namespaces(&record.id), &of_interface)
+        .map_err(PodError::Sysctl)
+}
+
+#[derive(PartialEq, Eq)]
+enum OfInterface {
+    Yes,
+    No,
+}
+
+fn sysctls(spec: &PodSpec, which: OfInterface) -> BTreeMap<String, String> {
+    let wanted = which == OfInterface::Yes;
+    let all = spec.sysctls.iter().filter(|(key, _)| sysctl::is_of_interface(key) == wanted);
+    all.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// What CNI is told of the pod.
