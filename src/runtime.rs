@@ -256,7 +256,12 @@ impl Runtime {
         }
     }
 
-    fn judge(&self, command: &'static str, status: ExitStatus, stderr: &[u8]) -> Result<(), RuntimeError> {
+    fn judge(
+        &self,
+        command: &'static str,
+        status: ExitStatus,
+        stderr: &[u8],
+    ) -> Result<(), RuntimeError> {
         if status.success() {
             return Ok(());
         }

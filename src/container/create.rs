@@ -20,7 +20,9 @@ use crate::undo::Undo;
 use super::record::{ContainerRecord, ImageUsed};
 use super::spec::{ContainerSpec, User};
 use super::state::State;
-use super::{ContainerError, Parts, PodPlace, bundle, cleanup, remove, signal, start, user, volumes};
+use super::{
+    ContainerError, Parts, PodPlace, bundle, cleanup, remove, signal, start, user, volumes,
+};
 
 /// A container that exists.
 pub struct Made {
@@ -137,7 +139,10 @@ fn find_image(
 
 fn used(image: &Image) -> ImageUsed {
     let reference = image.repo_digests.first().cloned();
-    ImageUsed { id: image.id, reference: reference.unwrap_or_else(|| format!("sha256:{}", image.id)) }
+    ImageUsed {
+        id: image.id,
+        reference: reference.unwrap_or_else(|| format!("sha256:{}", image.id)),
+    }
 }
 
 /// The signal that asks the container to end: the request's, else the image's, else SIGTERM.

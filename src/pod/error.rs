@@ -47,7 +47,9 @@ pub enum PodError {
         state: State,
     },
     /// The name belongs to a pod with another configuration.
-    #[error("name, namespace, uid and attempt are those of pod {id}, which has another configuration")]
+    #[error(
+        "name, namespace, uid and attempt are those of pod {id}, which has another configuration"
+    )]
     NameTaken {
         /// Who has it.
         id: PodId,

@@ -22,7 +22,7 @@ use crate::undo::Undo;
 use super::record::PodRecord;
 use super::spec::PodSpec;
 use super::state::State;
-use super::{Parts, PodError, pause, remove};
+use super::{Parts, PodError, detach, pause, remove};
 
 /// Size of a pod's /dev/shm, as every container engine has it.
 const SHM_BYTES: u64 = 64 << 20;
@@ -104,8 +104,11 @@ async fn steps(
         operation.step("cni add");
         let attachment = attachment(parts, &record)?;
         undo.push("cni del", {
-            let (parts, netns) = (parts.clone(), parts.layout.pod_namespaces(&id).join("net"));
-            async move { parts.networks.del(&id.to_string(), Some(&netns)).await }
+            let parts = parts.clone();
+            async move {
+                detach::detach(&parts, id).await;
+                Ok::<(), PodError>(())
+            }
         });
         let added = parts.networks.add(&attachment).await;
         record.addresses = added.map_err(|source| PodError::Network { id, source })?.ips;
@@ -146,8 +149,11 @@ fn files(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
     if spec.ipc != NamespaceMode::Node {
         let shm = layout.pod_shm(id);
         make(&shm, 0o755)?;
-        tmpfs::mount(&shm, SHM_BYTES)
-            .map_err(|source| PodError::File { action: "mount tmpfs on", path: shm, source })?;
+        tmpfs::mount(&shm, SHM_BYTES).map_err(|source| PodError::File {
+            action: "mount tmpfs on",
+            path: shm,
+            source,
+        })?;
     }
     Ok(())
 }
@@ -231,16 +237,16 @@ pub fn hostname(spec: &PodSpec) -> String {
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), PodError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|source| PodError::File { action: "make directory", path: path.to_owned(), source })
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|source| PodError::File {
+        action: "make directory",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), PodError> {
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    fs::write(path, bytes)
-        .and_then(|()| fs::set_permissions(path, readable))
-        .map_err(|source: io::Error| PodError::File { action: "write", path: path.to_owned(), source })
+    fs::write(path, bytes).and_then(|()| fs::set_permissions(path, readable)).map_err(
+        |source: io::Error| PodError::File { action: "write", path: path.to_owned(), source },
+    )
 }
