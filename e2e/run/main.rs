@@ -122,6 +122,11 @@ fn write_requests(node: &Node, dir: &Path, image: &str) -> Result<(String, Strin
         "image": { "image": image },
         "command": ["/bin/sh", "-c", line],
         "log_path": "hello.log",
+        // What the kubelet sets and `crictl ps` shows.
+        "labels": {
+            "io.kubernetes.pod.name": "hello",
+            "io.kubernetes.pod.namespace": "default",
+        },
         "linux": {},
     });
     Ok((write("pod.json", pod)?, write("container.json", container)?))

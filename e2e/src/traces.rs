@@ -11,8 +11,9 @@ use crate::host;
 use crate::node::sweep::{Names, rules};
 use crate::wait::eventually;
 
-/// How long clean-up behind an answered request may take. tokio keeps idle threads for ten seconds.
-const SETTLE: Duration = Duration::from_secs(30);
+/// How long clean-up behind an answered request may take: the daemon looks for what it owes every
+/// half minute, and tokio keeps idle threads for ten seconds.
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// Files that come with use and stay: no object's, so no leak.
 const LASTING: [&str; 4] = ["lock", "last_reserved_ip.0", "images", "cni"];
