@@ -228,7 +228,11 @@ impl Cgroups {
     /// The group's directory in every hierarchy that has it.
     pub fn directories(&self, name: &str) -> Vec<PathBuf> {
         let relative = relative_path(name);
-        self.hierarchies.iter().map(|root| root.join(&relative)).filter(|dir| dir.is_dir()).collect()
+        self.hierarchies
+            .iter()
+            .map(|root| root.join(&relative))
+            .filter(|dir| dir.is_dir())
+            .collect()
     }
 }
 
@@ -315,7 +319,10 @@ mod tests {
         let expected =
             "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/crisol-ab.scope";
         assert_eq!(path, Path::new(expected));
-        assert_eq!(relative_path("crisol.slice:crisol:ab"), Path::new("crisol.slice/crisol-ab.scope"));
+        assert_eq!(
+            relative_path("crisol.slice:crisol:ab"),
+            Path::new("crisol.slice/crisol-ab.scope")
+        );
         assert_eq!(relative_path("-.slice:crisol:ab"), Path::new("crisol-ab.scope"));
         assert_eq!(relative_path("/kubepods/x/crisol-ab"), Path::new("kubepods/x/crisol-ab"));
     }
@@ -329,7 +336,9 @@ mod tests {
         assert!(systemd.check_parent("/kubepods/pod1").is_err());
         assert!(systemd.check_parent("kubepods-pod1.slice").is_ok());
         let id = ContainerId::from_bytes([0; 32]);
-        assert!(systemd.container(Some("/a.slice/a-b.slice"), &id).starts_with("a-b.slice:crisol:00"));
+        assert!(
+            systemd.container(Some("/a.slice/a-b.slice"), &id).starts_with("a-b.slice:crisol:00")
+        );
         assert!(fs.container(None, &id).starts_with("/crisol/crisol-00"));
     }
 }

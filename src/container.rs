@@ -142,7 +142,8 @@ impl Containers {
             }
         };
         let mut creation = handle.creation.clone();
-        match creation.wait_for(|creation| !matches!(creation, Creation::Pending)).await.as_deref() {
+        match creation.wait_for(|creation| !matches!(creation, Creation::Pending)).await.as_deref()
+        {
             Ok(Creation::Failed(error)) => Err(error.clone()),
             Ok(_) => Ok(handle.id),
             Err(_) => Err(Arc::new(ContainerError::Gone { id: handle.id })),
@@ -276,13 +277,14 @@ impl Containers {
     }
 
     fn handle(&self, query: &IdQuery) -> Result<Handle, Shared> {
-        self.find(query)?.ok_or_else(|| {
-            Arc::new(ContainerError::NotFound { query: query.as_str().to_owned() })
-        })
+        self.find(query)?
+            .ok_or_else(|| Arc::new(ContainerError::NotFound { query: query.as_str().to_owned() }))
     }
 
     fn find(&self, query: &IdQuery) -> Result<Option<Handle>, Shared> {
-        self.registry.find(query).map_err(|source: Ambiguous| Arc::new(ContainerError::Ambiguous(source)))
+        self.registry
+            .find(query)
+            .map_err(|source: Ambiguous| Arc::new(ContainerError::Ambiguous(source)))
     }
 }
 

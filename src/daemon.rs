@@ -49,6 +49,9 @@ const MAX_MESSAGE: usize = 16 << 20;
 /// How often leftovers, owed networks and the runtimes are looked at.
 const SWEEP: Duration = Duration::from_secs(30);
 
+/// The same for networks while some are owed: addresses may be scarce.
+const OWED: Duration = Duration::from_secs(5);
+
 /// How long requests in flight may take to end when the daemon goes down.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -223,17 +226,25 @@ impl Daemon {
         self.recovered.send_replace(true);
         drop(steps::spawn("slow steps", self.operations.clone().tell_slow_steps()));
         drop(steps::spawn("writable layers", self.layers.clone().sample()));
-        let sweep = sweep(self.pods.clone(), self.containers.clone(), self.owed.clone());
-        drop(steps::spawn("sweep", sweep));
+        drop(steps::spawn("owed networks", pay_networks(self.pods.clone(), self.owed.clone())));
+        drop(steps::spawn("sweep", sweep(self.pods.clone(), self.containers.clone())));
         drop(steps::spawn("inventory", retake(self.reporter.clone())));
         Ok(())
     }
 }
 
-/// Finishes what failed to be cleaned up, for as long as the daemon lives.
-async fn sweep(pods: Pods, containers: Containers, owed: watch::Sender<usize>) {
+/// Gives back the networks that are owed, for as long as the daemon lives.
+async fn pay_networks(pods: Pods, owed: watch::Sender<usize>) {
     loop {
-        owed.send_replace(pods.sweep_networks().await);
+        let left = pods.sweep_networks().await;
+        owed.send_replace(left);
+        tokio::time::sleep(if left > 0 { OWED } else { SWEEP }).await;
+    }
+}
+
+/// Finishes what failed to be cleaned up, for as long as the daemon lives.
+async fn sweep(pods: Pods, containers: Containers) {
+    loop {
         tokio::time::sleep(SWEEP).await;
         for swept in [containers.recover().await, pods.recover().await] {
             if let Err(error) = swept {
@@ -300,7 +311,8 @@ fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     }
     let beside = path.with_extension("new");
     fs::remove_file(&beside).ok();
-    let listener = UnixListener::bind(&beside).with_context(|| format!("bind {}", path.display()))?;
+    let listener =
+        UnixListener::bind(&beside).with_context(|| format!("bind {}", path.display()))?;
     fs::set_permissions(&beside, PermissionsExt::from_mode(0o660))?;
     fs::rename(&beside, path).with_context(|| format!("bind {}", path.display()))?;
     Ok(listener)

@@ -24,6 +24,12 @@ use crate::sys::pass_fds;
 /// How long a monitor may take to answer what needs no runtime.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// How long a killed container may take to be seen as ended.
+const DISMISSAL: Duration = Duration::from_secs(10);
+
+/// How often is asked meanwhile.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
 /// What the monitor may take on top of the runtime's own deadline.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -142,7 +148,11 @@ pub enum Event {
 /// # Errors
 /// [`MonitorError::Refused`] with the runtime's words when the runtime refused the container; the
 /// monitor has ended then.
-pub async fn spawn(program: &Path, launch: &Launch) -> Result<ProcessId, MonitorError> {
+pub async fn spawn(
+    program: &Path,
+    launch: &Launch,
+    environment: [(&str, &str); 1],
+) -> Result<ProcessId, MonitorError> {
     let dir = &launch.dir;
     let stderr = DirBuilder::new()
         .recursive(true)
@@ -152,6 +162,8 @@ pub async fn spawn(program: &Path, launch: &Launch) -> Result<ProcessId, Monitor
         .map_err(|source| MonitorError::Directory { dir: dir.clone(), source })?;
     let mut child = Command::new(program)
         .args(launch.args())
+        .env_clear()
+        .envs(environment)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -207,9 +219,18 @@ pub async fn reopen_log(dir: &Path) -> Result<(), MonitorError> {
     done(dir, ask(dir, &Request::ReopenLog, ANSWER).await?)
 }
 
-/// Lets the monitor of an ended container go: its exit is recorded.
-pub async fn take_exit(dir: &Path) -> Result<(), MonitorError> {
-    done(dir, ask(dir, &Request::TakeExit, ANSWER).await?)
+/// Lets the monitor of an ended container go: its exit is recorded. None there is fine.
+///
+/// A monitor that has not seen the end of a killed container yet is asked again, for a while.
+pub async fn dismiss(dir: &Path) {
+    let asking = async {
+        while let Ok(Reply::Failed { .. }) = ask(dir, &Request::TakeExit, ANSWER).await {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    };
+    if tokio::time::timeout(DISMISSAL, asking).await.is_err() {
+        tracing::warn!(dir = %dir.display(), "a monitor does not see its container's end");
+    }
 }
 
 /// Follows the monitor in `dir` to the container's end.
@@ -327,7 +348,8 @@ async fn ask(dir: &Path, request: &Request, within: Duration) -> Result<Reply, M
 async fn connect(dir: &Path) -> Result<UnixStream, MonitorError> {
     let failed = |source| MonitorError::Connect { dir: dir.to_owned(), source };
     let held = File::open(dir).map_err(failed)?;
-    let path = format!("/proc/self/fd/{}/{}", std::os::fd::AsRawFd::as_raw_fd(&held), conmon::SOCKET);
+    let path =
+        format!("/proc/self/fd/{}/{}", std::os::fd::AsRawFd::as_raw_fd(&held), conmon::SOCKET);
     UnixStream::connect(path).await.map_err(failed)
 }
 

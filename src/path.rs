@@ -7,6 +7,7 @@
 //!   containers/ID.json  records            pods/ID/ns/       net, ipc, uts, pid: pinned namespaces
 //!   rw/ID/{upper,work}  writable layers    containers/ID/    bundle: config.json, rootfs/ (mount)
 //!   images/             the image store    containers/ID/monitor/  socket, exit record
+//!   cni/                results            owed/ID           network namespaces owed a CNI DEL
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -84,6 +85,11 @@ impl Layout {
     /// Pinned namespaces of one pod.
     pub fn pod_namespaces(&self, id: &PodId) -> PathBuf {
         self.pod(id).join("ns")
+    }
+
+    /// The network namespace of a pod that is gone but whose network could not be given back yet.
+    pub fn owed_network(&self, id: &PodId) -> PathBuf {
+        self.state.join("owed").join(id.to_string())
     }
 
     /// The pod's /etc/resolv.conf.

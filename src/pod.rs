@@ -15,6 +15,7 @@ use crate::ids::{ContainerId, IdQuery, PodId};
 use crate::registry::{Registry, Reserved};
 
 pub mod actor;
+pub mod detach;
 pub mod error;
 pub mod gate;
 pub mod parts;
@@ -76,7 +77,8 @@ impl Pods {
             }
         };
         let mut creation = handle.creation.clone();
-        match creation.wait_for(|creation| !matches!(creation, Creation::Pending)).await.as_deref() {
+        match creation.wait_for(|creation| !matches!(creation, Creation::Pending)).await.as_deref()
+        {
             Ok(Creation::Failed(error)) => Err(error.clone()),
             Ok(_) => Ok(handle.id),
             Err(_) => Err(Arc::new(PodError::Gone { id: handle.id })),
@@ -153,15 +155,11 @@ impl Pods {
                 record.id.to_string() == owed
                     && matches!(record.state, State::Creating | State::Ready | State::Stopping)
             };
-            if !self.registry.list().iter().any(uses) {
-                match self.parts.networks.del(&owed, None).await {
-                    Ok(()) => tracing::info!(pod = owed, "owed network removed"),
-                    Err(error) => {
-                        let error = crate::error::chain(&error);
-                        tracing::warn!(pod = owed, error, "network is still owed");
-                        left += 1;
-                    }
-                }
+            let Ok(id) = owed.parse() else { continue };
+            if !self.registry.list().iter().any(uses)
+                && detach::detach(&self.parts, id).await == detach::Detached::Owed
+            {
+                left += 1;
             }
         }
         left

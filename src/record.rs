@@ -101,7 +101,11 @@ impl<R: Serialize + DeserializeOwned> Records<R> {
         let text = serde_json::value::to_raw_value(record).map_err(encode)?;
         let envelope = Envelope { version: VERSION, sha256: checksum(text.get()), record: text };
         let bytes = serde_json::to_vec(&envelope).map_err(encode)?;
-        replace(&path, &bytes).map_err(|source| RecordError::File { action: "replace", path, source })
+        replace(&path, &bytes).map_err(|source| RecordError::File {
+            action: "replace",
+            path,
+            source,
+        })
     }
 
     /// Forgets the record `id`; absent is fine.
@@ -212,7 +216,8 @@ mod tests {
         records.save(&"a", &Note::from([("x".to_owned(), 1)])).expect("save");
         let newest = Note::from([("x".to_owned(), 2)]);
         records.save(&"a", &newest).expect("save");
-        let loaded: Vec<_> = records.load_all().expect("load").into_iter().map(Result::ok).collect();
+        let loaded: Vec<_> =
+            records.load_all().expect("load").into_iter().map(Result::ok).collect();
         assert_eq!(loaded, [Some(newest)]);
     }
 

@@ -39,6 +39,11 @@ const SHORT_DEADLINE: Duration = Duration::from_secs(60);
 /// What is kept of a runtime's output, for the error message.
 const OUTPUT_CAP: u64 = 16 << 10;
 
+/// The environment of every runtime and monitor. The daemon's own has what is none of theirs: with
+/// systemd's NOTIFY_SOCKET, runc would make every container's start wait for a readiness message.
+pub const ENVIRONMENT: [(&str, &str); 1] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")];
+
 /// How much of the end of a runtime's log is looked at for the reason of a failure.
 const LOG_TAIL: usize = 16 << 10;
 
@@ -223,6 +228,7 @@ impl Runtime {
     ) -> Result<Vec<u8>, RuntimeError> {
         let mut call = Command::new(&self.program);
         call.args(&self.global).arg(command).args(arguments);
+        call.env_clear().envs(ENVIRONMENT);
         call.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         call.current_dir(bundle.unwrap_or(Path::new("/"))).process_group(0);
         let spawn = |source| RuntimeError::Spawn { program: self.program.clone(), source };
@@ -250,7 +256,12 @@ impl Runtime {
         }
     }
 
-    fn judge(&self, command: &'static str, status: ExitStatus, stderr: &[u8]) -> Result<(), RuntimeError> {
+    fn judge(
+        &self,
+        command: &'static str,
+        status: ExitStatus,
+        stderr: &[u8],
+    ) -> Result<(), RuntimeError> {
         if status.success() {
             return Ok(());
         }

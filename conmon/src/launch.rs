@@ -30,7 +30,7 @@ pub struct Launch {
     /// The container has a terminal: its output comes from the pty master which the runtime
     /// delivers on [`crate::CONSOLE`].
     pub terminal: bool,
-    /// The container has a standard input that somebody may attach to; else it is /dev/null.
+    /// The container has a standard input that somebody may attach to; else it is at its end.
     pub stdin: bool,
     /// The standard input is closed when the first client that attached to it leaves.
     pub stdin_once: bool,

@@ -120,6 +120,13 @@ pub(crate) enum Read {
     End,
 }
 
+/// An input that has ended already. Not /dev/null: crun gives a container's stdio to the container's
+/// user, and the node's own device would be his.
+fn ended() -> io::Result<OwnedFd> {
+    let (read, _) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    Ok(read)
+}
+
 impl Stdio {
     /// Makes the pipes of a container without a terminal, and their other ends for the runtime.
     pub(crate) fn pipes(stdin: Stdin, poller: &Poller) -> Result<(Stdio, Streams), Fault> {
@@ -132,7 +139,7 @@ impl Stdio {
                 stdio.stdin = Some(write);
                 process::Stdio::from(read)
             }
-            Stdin::Null => process::Stdio::null(),
+            Stdin::Null => ended().tried(tried)?.into(),
         };
         let stdout = stdio.open_pipe(Channel::Stdout, poller).tried(tried)?;
         let stderr = stdio.open_pipe(Channel::Stderr, poller).tried(tried)?;
@@ -145,7 +152,7 @@ impl Stdio {
         let mut stdio = Stdio::new();
         let stderr = stdio.open_pipe(Channel::Runtime, poller).tried(tried)?;
         let stdout = stderr.try_clone().tried(tried)?;
-        let stdin = process::Stdio::null();
+        let stdin = ended().tried(tried)?.into();
         Ok((stdio, Streams { stdin, stdout: stdout.into(), stderr: stderr.into() }))
     }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::image::ImagePin;
 use crate::ids::ContainerId;
+use crate::image::ImagePin;
 use crate::monitor;
 use crate::registry::Registry;
 
@@ -293,9 +293,11 @@ impl Actor {
         self.starting.push(reply);
         self.set_state(State::Starting);
         let (parts, record) = (self.parts.clone(), self.record.clone());
-        self.step("start container", Fact::Started, async move {
-            start::start(&parts, &record).await
-        });
+        self.step(
+            "start container",
+            Fact::Started,
+            async move { start::start(&parts, &record).await },
+        );
     }
 
     async fn on_started(&mut self, result: Result<(), ContainerError>) {
@@ -403,7 +405,7 @@ impl Actor {
         } else {
             let dir = self.parts.layout.monitor(&self.record.id);
             drop(crate::steps::spawn("take exit", async move {
-                monitor::take_exit(&dir).await.ok();
+                monitor::dismiss(&dir).await;
             }));
         }
         answer(std::mem::take(&mut self.stopping), &Ok(()));
@@ -471,12 +473,8 @@ impl Actor {
     }
 
     /// Runs a step as a task of its own; it comes back as a fact also when it panics.
-    fn step<F>(
-        &self,
-        verb: &'static str,
-        fact: fn(Result<(), ContainerError>) -> Fact,
-        work: F,
-    ) where
+    fn step<F>(&self, verb: &'static str, fact: fn(Result<(), ContainerError>) -> Fact, work: F)
+    where
         F: Future<Output = Result<(), ContainerError>> + Send + 'static,
     {
         let back = self.facts.0.clone();

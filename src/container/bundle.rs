@@ -69,7 +69,8 @@ pub fn write(
         host_devices: &devices,
     };
     let name = || spec.name.clone();
-    let built = oci::build(&inputs).map_err(|source| ContainerError::Spec { name: name(), source })?;
+    let built =
+        oci::build(&inputs).map_err(|source| ContainerError::Spec { name: name(), source })?;
     for warning in &built.warnings {
         tracing::debug!(container = %record.id, name = spec.name, warning, "not as asked");
     }
@@ -127,13 +128,12 @@ fn localhost_profile(security: &Security) -> Result<Option<String>, ContainerErr
         return Ok(None);
     }
     let mut text = String::new();
-    let read = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .and_then(|file| match file.metadata()?.is_file() {
-            true => file.take(MAX_PROFILE + 1).read_to_string(&mut text),
-            false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    let read =
+        File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).and_then(|file| {
+            match file.metadata()?.is_file() {
+                true => file.take(MAX_PROFILE + 1).read_to_string(&mut text),
+                false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+            }
         });
     let problem = match read {
         Ok(bytes) if bytes as u64 > MAX_PROFILE => "is larger than 1 MiB".to_owned(),

@@ -23,10 +23,9 @@ pub async fn cleanup(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(),
 
     operation.step("runtime delete");
     let deleted = match start::runtime(parts, record) {
-        Ok(runtime) => runtime
-            .delete(&id)
-            .await
-            .map_err(|source| ContainerError::Runtime { id, source }),
+        Ok(runtime) => {
+            runtime.delete(&id).await.map_err(|source| ContainerError::Runtime { id, source })
+        }
         // The handler went from the configuration: its state directory stays behind, no more.
         Err(_) => Ok(()),
     };

@@ -13,14 +13,16 @@ use conmon::Launch;
 use crate::image::{Image, ImagePin};
 use crate::monitor::{self, MonitorError};
 use crate::rootfs::{self, RootfsDirs, RootfsOptions};
-use crate::runtime::{CREATE_DEADLINE, Stdin, reason_in_log};
+use crate::runtime::{CREATE_DEADLINE, ENVIRONMENT, Stdin, reason_in_log};
 use crate::steps::{Operation, blocking};
 use crate::undo::Undo;
 
 use super::record::{ContainerRecord, ImageUsed};
-use super::spec::ContainerSpec;
+use super::spec::{ContainerSpec, User};
 use super::state::State;
-use super::{ContainerError, Parts, PodPlace, bundle, cleanup, remove, signal, start, user, volumes};
+use super::{
+    ContainerError, Parts, PodPlace, bundle, cleanup, remove, signal, start, user, volumes,
+};
 
 /// A container that exists.
 pub struct Made {
@@ -101,7 +103,7 @@ async fn steps(
         move || user::resolve(&rootfs, &spec.security, &image.config.user)
     })
     .await
-    .map_err(|source| ContainerError::User { name: spec.name.clone(), source })?;
+    .map_err(|source| ContainerError::User { field: user_field(&spec), source })?;
 
     operation.step("bundle");
     blocking({
@@ -137,7 +139,10 @@ fn find_image(
 
 fn used(image: &Image) -> ImageUsed {
     let reference = image.repo_digests.first().cloned();
-    ImageUsed { id: image.id, reference: reference.unwrap_or_else(|| format!("sha256:{}", image.id)) }
+    ImageUsed {
+        id: image.id,
+        reference: reference.unwrap_or_else(|| format!("sha256:{}", image.id)),
+    }
 }
 
 /// The signal that asks the container to end: the request's, else the image's, else SIGTERM.
@@ -151,6 +156,15 @@ fn stop_signal(spec: &ContainerSpec, image: &Image) -> u8 {
         number
     });
     asked.or(of_image).unwrap_or(signal::TERM)
+}
+
+/// Where the user that could not be found comes from.
+fn user_field(spec: &ContainerSpec) -> &'static str {
+    match spec.security.user {
+        Some(User::Name(_)) => "config.linux.security_context.run_as_username",
+        Some(User::Id(_)) => "config.linux.security_context.run_as_user",
+        None => "USER of the image",
+    }
 }
 
 /// Makes the bundle's directories and mounts the container's root file system.
@@ -198,7 +212,7 @@ async fn launch(
     };
     let slot = runtime.slot().await;
     operation.step("monitor");
-    let spawned = monitor::spawn(&parts.monitor, &launch).await;
+    let spawned = monitor::spawn(&parts.monitor, &launch, ENVIRONMENT).await;
     drop(slot);
     match spawned {
         Ok(process) => Ok(process),

@@ -98,10 +98,10 @@ pub enum ContainerError {
         source: RootfsError,
     },
     /// The user could not be found out.
-    #[error("user of container {name:?}")]
+    #[error("{field}")]
     User {
-        /// The container's name.
-        name: String,
+        /// The field of the request, or the image.
+        field: &'static str,
         /// Why.
         source: UserError,
     },

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -59,7 +58,10 @@ pub async fn exec_sync(
     let (out_read, out_write) = pipe(record)?;
     let (err_read, err_write) = pipe(record)?;
     let budget = Arc::new(AtomicUsize::new(OUTPUT_BOUND));
-    let stdio = [null(record)?, out_write, err_write];
+    // An input that has ended. Not /dev/null: crun gives a process's stdio to its user, and the
+    // node's own device would be his.
+    let (in_read, _) = pipe_pair(record)?;
+    let stdio = [in_read, out_write, err_write];
     operation.step("start");
     let mut process = start_process(parts, record, &files, stdio).await?;
     let stdout = collect(out_read, budget.clone());
@@ -161,24 +163,17 @@ fn describe(config: &Path, target: &PathBuf, command: &[String]) -> Result<(), C
 }
 
 fn pipe(record: &ContainerRecord) -> Result<(pipe::Receiver, OwnedFd), ContainerError> {
-    let made = pipe_with(PipeFlags::CLOEXEC)
-        .map_err(std::io::Error::from)
-        .and_then(|(read, write)| Ok((pipe::Receiver::from_owned_fd(read)?, write)));
-    made.map_err(|source| ContainerError::File {
-        action: "make a pipe for",
-        path: record.id.to_string().into(),
-        source,
-    })
+    let (read, write) = pipe_pair(record)?;
+    let read = pipe::Receiver::from_owned_fd(read).map_err(|source| no_pipe(record, source))?;
+    Ok((read, write))
 }
 
-fn null(record: &ContainerRecord) -> Result<OwnedFd, ContainerError> {
-    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|source| {
-        ContainerError::File {
-            action: "open /dev/null for",
-            path: record.id.to_string().into(),
-            source: source.into(),
-        }
-    })
+fn pipe_pair(record: &ContainerRecord) -> Result<(OwnedFd, OwnedFd), ContainerError> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(|error| no_pipe(record, error.into()))
+}
+
+fn no_pipe(record: &ContainerRecord, source: std::io::Error) -> ContainerError {
+    ContainerError::File { action: "make a pipe for", path: record.id.to_string().into(), source }
 }
 
 /// The reading of one stream.

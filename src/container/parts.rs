@@ -36,7 +36,10 @@ pub struct Parts {
 
 impl Parts {
     /// Saves a record off the reactor.
-    pub async fn save(self: &Arc<Self>, record: &ContainerRecord) -> Result<(), super::ContainerError> {
+    pub async fn save(
+        self: &Arc<Self>,
+        record: &ContainerRecord,
+    ) -> Result<(), super::ContainerError> {
         let (parts, record) = (self.clone(), record.clone());
         let id = record.id;
         crate::steps::blocking(move || parts.records.save(&record.id, &record))

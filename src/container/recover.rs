@@ -34,9 +34,6 @@ const SIDE_BY_SIDE: usize = 32;
 /// How long a monitor that is still creating is waited for.
 const CREATING: Duration = Duration::from_secs(20);
 
-/// How long a killed container may take to be gone.
-const KILLED: Duration = Duration::from_secs(10);
-
 /// How often is asked meanwhile.
 const ASK: Duration = Duration::from_millis(20);
 
@@ -71,7 +68,9 @@ impl Containers {
                     tracing::error!(path = %path.display(), problem, "a container's record is damaged; set aside");
                     self.parts.records.set_aside(&path)?;
                 }
-                Err(error) => tracing::error!(error = %crate::error::chain(&error), "read a record"),
+                Err(error) => {
+                    tracing::error!(error = %crate::error::chain(&error), "read a record")
+                }
             }
         }
         while restorations.join_next().await.is_some() {}
@@ -148,7 +147,10 @@ async fn revive(
     parts: &Arc<Parts>,
     mut record: ContainerRecord,
 ) -> Result<ContainerRecord, ContainerError> {
+    let dir = parts.layout.monitor(&record.id);
     if record.ended.is_some() {
+        // The exit may have been recorded just before a crash, and the monitor not been told.
+        monitor::dismiss(&dir).await;
         record.state = State::Exited;
         record.cleaned |= record.boot_id != parts.host.boot_id;
         return Ok(record);
@@ -157,11 +159,10 @@ async fn revive(
         record.cleaned = true;
         return end(parts, record, Ended::unseen("NodeRebooted", "the node was rebooted")).await;
     }
-    let dir = parts.layout.monitor(&record.id);
     match monitor::known(&dir).await {
         Ok(Known { exit: Some(exit), .. }) => {
             let record = end(parts, record, Ended::from_monitor(&exit)).await?;
-            monitor::take_exit(&dir).await.ok();
+            monitor::dismiss(&dir).await;
             Ok(record)
         }
         Ok(Known { exit: None, .. }) => started_meanwhile(parts, record).await,
@@ -217,7 +218,7 @@ async fn abandon(parts: &Arc<Parts>, mut record: ContainerRecord) -> Result<(), 
             record.process = known.process.or(record.process);
         }
         stop::kill(parts, &record).await;
-        dismiss(&dir).await;
+        monitor::dismiss(&dir).await;
     } else {
         record.cleaned = true;
     }
@@ -239,31 +240,17 @@ async fn settled(dir: &Path) -> Option<Known> {
     tokio::time::timeout(CREATING, asking).await.ok().flatten()
 }
 
-/// Lets the monitor of a killed container go, as soon as it has seen the end.
-async fn dismiss(dir: &Path) {
-    let asking = async {
-        loop {
-            match monitor::take_exit(dir).await {
-                Err(MonitorError::Refused { .. }) => tokio::time::sleep(ASK).await,
-                _ => return,
-            }
-        }
-    };
-    tokio::time::timeout(KILLED, asking).await.ok();
-}
-
 /// Ends a container of which only files are left, without knowing its handler.
 async fn end_orphan(parts: &Arc<Parts>, id: ContainerId) -> Result<(), ContainerError> {
     tracing::warn!(container = %id, "has files but no record; ending it");
     let dir = parts.layout.monitor(&id);
     if let Some(Known { process: Some(process), .. }) = settled(&dir).await
-        && let Ok(Some(process)) =
-            crate::sys::pidfd::Process::find(process.pid, process.start_time)
+        && let Ok(Some(process)) = crate::sys::pidfd::Process::find(process.pid, process.start_time)
     {
         process.kill().ok();
         process.ended().await.ok();
     }
-    dismiss(&dir).await;
+    monitor::dismiss(&dir).await;
     for runtime in parts.runtimes.values() {
         runtime.delete(&id).await.map_err(|source| ContainerError::Runtime { id, source })?;
     }

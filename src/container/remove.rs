@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::ids::ContainerId;
+use crate::monitor;
 
 use super::state::State;
 use super::{ContainerError, ContainerRecord, Parts};
@@ -19,6 +20,8 @@ pub async fn remove(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(), 
     operation.step("record");
     let record = ContainerRecord { state: State::Removing, ..record.clone() };
     parts.save(&record).await?;
+    operation.step("monitor");
+    monitor::dismiss(&parts.layout.monitor(&record.id)).await;
     operation.step("files");
     let parts = parts.clone();
     crate::steps::blocking(move || {

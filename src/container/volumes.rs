@@ -39,11 +39,9 @@ pub async fn check_sources(parts: &Parts, spec: &ContainerSpec) -> Result<(), Co
         };
         let real = foreign::canonicalize(path).await.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => refuse("does not exist".to_owned()),
-            io::ErrorKind::TimedOut => ContainerError::File {
-                action: "look at",
-                path: path.clone(),
-                source: error,
-            },
+            io::ErrorKind::TimedOut => {
+                ContainerError::File { action: "look at", path: path.clone(), source: error }
+            }
             _ => refuse(error.to_string()),
         })?;
         if is_ours(parts, &real) {
@@ -100,7 +98,8 @@ async fn mount_image(
     target: PathBuf,
 ) -> Result<(ImageVolume, ImagePin), ContainerError> {
     let reference = &request.reference;
-    let failed = |problem: String| ContainerError::ImageVolume { reference: reference.clone(), problem };
+    let failed =
+        |problem: String| ContainerError::ImageVolume { reference: reference.clone(), problem };
     let chained = |error: &(dyn std::error::Error + 'static)| failed(crate::error::chain(error));
     let image = parts.images.find(reference).map_err(|error| chained(&error))?;
     let image = image.ok_or_else(|| failed("is not here".to_owned()))?;

@@ -11,12 +11,12 @@ pub mod image;
 mod mount;
 mod namespaces;
 pub mod pod;
-pub mod view;
 mod resources;
 mod security;
 mod signal;
 mod sysctl;
 mod text;
+pub mod view;
 
 use std::fmt;
 

@@ -28,7 +28,10 @@ impl ImageStore {
         Self { images, layers }
     }
 
-    fn images_that_match(&self, filter: Option<pb::ImageFilter>) -> Result<Vec<Arc<Image>>, Status> {
+    fn images_that_match(
+        &self,
+        filter: Option<pb::ImageFilter>,
+    ) -> Result<Vec<Arc<Image>>, Status> {
         match convert::image::image_filter(filter).map_err(|error| status(&error))? {
             None => Ok(self.images.list()),
             // A name that is not here is an empty list (CRI `ImageFilter`).
@@ -119,7 +122,9 @@ impl ImageService for ImageStore {
             let at = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
             pb::FilesystemUsage {
                 timestamp: i64::try_from(at).unwrap_or(i64::MAX),
-                fs_id: Some(pb::FilesystemIdentifier { mountpoint: mountpoint.display().to_string() }),
+                fs_id: Some(pb::FilesystemIdentifier {
+                    mountpoint: mountpoint.display().to_string(),
+                }),
                 used_bytes: Some(pb::UInt64Value { value: bytes }),
                 inodes_used: Some(pb::UInt64Value { value: inodes }),
             }

@@ -46,12 +46,13 @@ impl Runtime {
         Self { pods, containers, reporter }
     }
 
-    fn pods_that_match(&self, filter: Option<pb::PodSandboxFilter>) -> Result<Vec<Arc<PodRecord>>, Status> {
+    fn pods_that_match(
+        &self,
+        filter: Option<pb::PodSandboxFilter>,
+    ) -> Result<Vec<Arc<PodRecord>>, Status> {
         let filter = filter::PodFilter::from_pb(filter).map_err(refuse)?;
         let mut pods = self.pods.list();
-        pods.retain(|pod| {
-            filter.matches(&pod.id, view::pod_state(pod.state), &pod.spec.labels)
-        });
+        pods.retain(|pod| filter.matches(&pod.id, view::pod_state(pod.state), &pod.spec.labels));
         Ok(pods)
     }
 
@@ -165,9 +166,10 @@ impl RuntimeService for Runtime {
         request: Request<pb::StreamPodSandboxesRequest>,
     ) -> Reply<Self::StreamPodSandboxesStream> {
         let pods = self.pods_that_match(request.into_inner().filter)?;
-        Ok(Response::new(each(pods.iter().map(|pod| pb::StreamPodSandboxesResponse {
-            pod_sandboxes: vec![view::pod(pod)],
-        }))))
+        Ok(Response::new(each(
+            pods.iter()
+                .map(|pod| pb::StreamPodSandboxesResponse { pod_sandboxes: vec![view::pod(pod)] }),
+        )))
     }
 
     async fn create_container(
@@ -230,9 +232,11 @@ impl RuntimeService for Runtime {
         request: Request<pb::StreamContainersRequest>,
     ) -> Reply<Self::StreamContainersStream> {
         let containers = self.containers_that_match(request.into_inner().filter)?;
-        Ok(Response::new(each(containers.iter().map(|c| pb::StreamContainersResponse {
-            containers: vec![view::container(c)],
-        }))))
+        Ok(Response::new(each(
+            containers
+                .iter()
+                .map(|c| pb::StreamContainersResponse { containers: vec![view::container(c)] }),
+        )))
     }
 
     async fn container_status(

@@ -103,12 +103,7 @@ impl Drop for Listed {
 }
 
 /// A pod that is about to be made, and its owner.
-pub fn new(
-    id: PodId,
-    spec: Arc<PodSpec>,
-    handler: String,
-    parts: Arc<Parts>,
-) -> (Handle, Actor) {
+pub fn new(id: PodId, spec: Arc<PodSpec>, handler: String, parts: Arc<Parts>) -> (Handle, Actor) {
     let record = PodRecord {
         id,
         hostname: run::hostname(&spec),
@@ -237,9 +232,11 @@ impl Actor {
     fn stop(&mut self) {
         self.set_state(State::Stopping);
         let (parts, gate, record) = (self.parts.clone(), self.gate.clone(), self.record.clone());
-        self.step("stop pod", Fact::Stopped, async move {
-            stop::stop(&parts, &gate, &record).await
-        });
+        self.step(
+            "stop pod",
+            Fact::Stopped,
+            async move { stop::stop(&parts, &gate, &record).await },
+        );
     }
 
     async fn on_stopped(&mut self, result: Result<(), PodError>) {
@@ -287,7 +284,8 @@ impl Actor {
     /// Whether the namespaces are still pinned, as far as the kernel tells.
     fn is_whole(&self) -> bool {
         let pins = self.parts.layout.pod_namespaces(&self.record.id);
-        self.record.spec.network == NamespaceMode::Node || !matches!(namespaces::is_pinned(&pins.join("net")), Ok(false))
+        self.record.spec.network == NamespaceMode::Node
+            || !matches!(namespaces::is_pinned(&pins.join("net")), Ok(false))
     }
 
     fn watch_pause(&self) {

@@ -47,7 +47,9 @@ pub enum PodError {
         state: State,
     },
     /// The name belongs to a pod with another configuration.
-    #[error("name, namespace, uid and attempt are those of pod {id}, which has another configuration")]
+    #[error(
+        "name, namespace, uid and attempt are those of pod {id}, which has another configuration"
+    )]
     NameTaken {
         /// Who has it.
         id: PodId,
@@ -82,6 +84,9 @@ pub enum PodError {
         /// Why.
         source: NamespaceError,
     },
+    /// A kernel parameter was refused.
+    #[error("config.linux.sysctls")]
+    Sysctl(#[source] NamespaceError),
     /// The pod's pause process.
     #[error("pause process of pod {id}: {problem}")]
     Pause {
@@ -137,7 +142,7 @@ impl Classify for PodError {
             Self::NameTaken { .. } => Kind::AlreadyExists,
             Self::NoNetwork { .. } => Kind::Unavailable,
             Self::Network { source, .. } => source.kind(),
-            Self::Namespaces { source, .. } => source.kind(),
+            Self::Namespaces { source, .. } | Self::Sysctl(source) => source.kind(),
             Self::Cgroup { source, .. } => source.kind(),
             Self::Container(source) => source.kind(),
             Self::File { source, .. } => match source.kind() {

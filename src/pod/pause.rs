@@ -37,7 +37,11 @@ pub async fn start(parts: &Arc<Parts>, record: &PodRecord) -> Result<ProcessId, 
         move || fs::create_dir_all(pins)
     })
     .await
-    .map_err(|source| PodError::File { action: "make directory", path: pins.clone(), source })?;
+    .map_err(|source| PodError::File {
+        action: "make directory",
+        path: pins.clone(),
+        source,
+    })?;
     let mut call = Command::new(&parts.monitor);
     call.arg("pause").arg("--pin").arg(pins.join("pid")).current_dir("/").process_group(0);
     if record.spec.network != NamespaceMode::Node {
@@ -50,14 +54,16 @@ pub async fn start(parts: &Arc<Parts>, record: &PodRecord) -> Result<ProcessId, 
     if let Some((uid, gid)) = user {
         call.arg("--user").arg(format!("{uid}:{gid}"));
     }
-    call.stdin(Stdio::null()).kill_on_drop(true);
+    call.env_clear().stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(DEADLINE, call.output())
         .await
         .map_err(|_| failed(format!("it took longer than {DEADLINE:?} to start")))?
         .map_err(|error| failed(format!("start {}: {error}", parts.monitor.display())))?;
     let said = String::from_utf8_lossy(&output.stdout);
     let process = match said.split_ascii_whitespace().collect::<Vec<_>>().as_slice() {
-        [pid, start_time] if output.status.success() => pid.parse().ok().zip(start_time.parse().ok()),
+        [pid, start_time] if output.status.success() => {
+            pid.parse().ok().zip(start_time.parse().ok())
+        }
         _ => None,
     };
     let Some((pid, start_time)) = process else {

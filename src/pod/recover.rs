@@ -14,7 +14,7 @@ use crate::steps::blocking;
 
 use super::record::PodRecord;
 use super::state::State;
-use super::{Parts, PodError, Pods, actor, pause, remove, stop};
+use super::{Parts, PodError, Pods, actor, detach, pause, remove};
 
 impl Pods {
     /// Takes every pod on disk that nobody owns. Called at the start and now and then.
@@ -41,7 +41,9 @@ impl Pods {
                     tracing::error!(path = %path.display(), problem, "a pod's record is damaged; set aside");
                     self.parts.records.set_aside(&path)?;
                 }
-                Err(error) => tracing::error!(error = %crate::error::chain(&error), "read a record"),
+                Err(error) => {
+                    tracing::error!(error = %crate::error::chain(&error), "read a record")
+                }
             }
         }
         self.remove_orphans().await;
@@ -104,7 +106,7 @@ impl Pods {
 /// Undoes or finishes what the record says was in flight.
 async fn abandon(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodError> {
     pause::kill(parts, record).await?;
-    stop::release_network(parts, record).await;
+    detach::detach(parts, record.id).await;
     remove::remove(parts, record).await
 }
 

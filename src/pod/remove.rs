@@ -12,7 +12,7 @@ use crate::sys::{namespaces, tmpfs};
 
 use super::record::PodRecord;
 use super::state::State;
-use super::{Parts, PodError, stop};
+use super::{Parts, PodError, detach};
 
 /// Removes everything of the pod of `record`.
 pub async fn remove(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodError> {
@@ -24,7 +24,7 @@ pub async fn remove(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodErr
     operation.step("containers");
     parts.containers.remove_pod(id).await?;
     operation.step("network");
-    stop::release_network(parts, &record).await;
+    detach::detach(parts, id).await;
     operation.step("files");
     let parts = parts.clone();
     blocking(move || {

@@ -3,6 +3,7 @@
 //! The record comes before the first resource; each resource is pushed for undoing as it is taken.
 //! CNI's ADD is pushed before it is called, because a plugin may fail half-way.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -10,16 +11,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::container::spec::NamespaceMode;
+use crate::error::{Classify, Kind};
 use crate::network::{Attachment, Bandwidth, hostname as hostname_file, resolv_conf};
 use crate::steps::{Operation, blocking};
 use crate::sys::namespaces::{self, Namespace, PinRequest};
+use crate::sys::sysctl;
 use crate::sys::tmpfs;
 use crate::undo::Undo;
 
 use super::record::PodRecord;
 use super::spec::PodSpec;
 use super::state::State;
-use super::{Parts, PodError, pause, remove};
+use super::{Parts, PodError, detach, pause, remove};
 
 /// Size of a pod's /dev/shm, as every container engine has it.
 const SHM_BYTES: u64 = 64 << 20;
@@ -101,11 +104,22 @@ async fn steps(
         operation.step("cni add");
         let attachment = attachment(parts, &record)?;
         undo.push("cni del", {
-            let (parts, netns) = (parts.clone(), parts.layout.pod_namespaces(&id).join("net"));
-            async move { parts.networks.del(&id.to_string(), Some(&netns)).await }
+            let parts = parts.clone();
+            async move {
+                detach::detach(&parts, id).await;
+                Ok::<(), PodError>(())
+            }
         });
         let added = parts.networks.add(&attachment).await;
         record.addresses = added.map_err(|source| PodError::Network { id, source })?.ips;
+        if !sysctls(&record.spec, OfInterface::Yes).is_empty() {
+            operation.step("interface sysctls");
+            blocking({
+                let (parts, record) = (parts.clone(), record.clone());
+                move || set_interface_sysctls(&parts, &record)
+            })
+            .await?;
+        }
     }
 
     operation.step("ready");
@@ -135,8 +149,11 @@ fn files(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
     if spec.ipc != NamespaceMode::Node {
         let shm = layout.pod_shm(id);
         make(&shm, 0o755)?;
-        tmpfs::mount(&shm, SHM_BYTES)
-            .map_err(|source| PodError::File { action: "mount tmpfs on", path: shm, source })?;
+        tmpfs::mount(&shm, SHM_BYTES).map_err(|source| PodError::File {
+            action: "mount tmpfs on",
+            path: shm,
+            source,
+        })?;
     }
     Ok(())
 }
@@ -155,10 +172,33 @@ fn pin_namespaces(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
     let request = PinRequest {
         namespaces: &own,
         hostname: network.then_some(record.hostname.as_str()),
-        sysctls: &spec.sysctls,
+        sysctls: &sysctls(spec, OfInterface::No),
     };
-    namespaces::pin(&parts.layout.pod_namespaces(&record.id), &request)
-        .map_err(|source| PodError::Namespaces { id: record.id, source })
+    namespaces::pin(&parts.layout.pod_namespaces(&record.id), &request).map_err(|source| {
+        match source.kind() {
+            Kind::Invalid => PodError::Sysctl(source),
+            _ => PodError::Namespaces { id: record.id, source },
+        }
+    })
+}
+
+/// Kernel parameters of an interface exist when the interface does: after CNI's ADD.
+fn set_interface_sysctls(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
+    let of_interface = sysctls(&record.spec, OfInterface::Yes);
+    namespaces::write_sysctls(&parts.layout.pod_namespaces(&record.id), &of_interface)
+        .map_err(PodError::Sysctl)
+}
+
+#[derive(PartialEq, Eq)]
+enum OfInterface {
+    Yes,
+    No,
+}
+
+fn sysctls(spec: &PodSpec, which: OfInterface) -> BTreeMap<String, String> {
+    let wanted = which == OfInterface::Yes;
+    let all = spec.sysctls.iter().filter(|(key, _)| sysctl::is_of_interface(key) == wanted);
+    all.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// What CNI is told of the pod.
@@ -197,16 +237,16 @@ pub fn hostname(spec: &PodSpec) -> String {
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), PodError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|source| PodError::File { action: "make directory", path: path.to_owned(), source })
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|source| PodError::File {
+        action: "make directory",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), PodError> {
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    fs::write(path, bytes)
-        .and_then(|()| fs::set_permissions(path, readable))
-        .map_err(|source: io::Error| PodError::File { action: "write", path: path.to_owned(), source })
+    fs::write(path, bytes).and_then(|()| fs::set_permissions(path, readable)).map_err(
+        |source: io::Error| PodError::File { action: "write", path: path.to_owned(), source },
+    )
 }

@@ -1,7 +1,7 @@
 //! Stops a pod: containers, then its pause, then the network, then the namespaces.
 //!
 //! In this order, so that nothing keeps a process alive: a network that cannot be given back is
-//! owed (its CNI result stays cached, `Pods::sweep_networks` goes on) and fails nothing. Every part
+//! owed (`detach`) and fails nothing. Every part
 //! is idempotent.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::sys::{namespaces, tmpfs};
 
 use super::gate::Gate;
 use super::record::PodRecord;
-use super::{Parts, PodError, pause};
+use super::{Parts, PodError, detach, pause};
 
 /// Stops everything in the pod of `record`. Returns when no process of it is left.
 pub async fn stop(parts: &Arc<Parts>, gate: &Gate, record: &PodRecord) -> Result<(), PodError> {
@@ -23,19 +23,9 @@ pub async fn stop(parts: &Arc<Parts>, gate: &Gate, record: &PodRecord) -> Result
     operation.step("pause");
     pause::kill(parts, record).await?;
     operation.step("cni del");
-    release_network(parts, record).await;
+    detach::detach(parts, record.id).await;
     operation.step("namespaces");
     release_namespaces(parts, record).await
-}
-
-/// Gives the network back, or leaves it owed.
-pub async fn release_network(parts: &Arc<Parts>, record: &PodRecord) {
-    let netns = parts.layout.pod_namespaces(&record.id).join("net");
-    let netns = netns.exists().then_some(netns);
-    if let Err(error) = parts.networks.del(&record.id.to_string(), netns.as_deref()).await {
-        let error = crate::error::chain(&error);
-        tracing::warn!(pod = %record.id, error, "network is owed");
-    }
 }
 
 /// Unpins the namespaces and unmounts /dev/shm.
@@ -43,10 +33,16 @@ pub async fn release_namespaces(parts: &Arc<Parts>, record: &PodRecord) -> Resul
     let id = record.id;
     let (pins, shm) = (parts.layout.pod_namespaces(&id), parts.layout.pod_shm(&id));
     blocking(move || {
-        namespaces::unpin(&pins)
-            .map_err(|source| PodError::File { action: "unpin", path: pins.clone(), source })?;
-        tmpfs::unmount(&shm)
-            .map_err(|source| PodError::File { action: "unmount", path: shm.clone(), source })
+        namespaces::unpin(&pins).map_err(|source| PodError::File {
+            action: "unpin",
+            path: pins.clone(),
+            source,
+        })?;
+        tmpfs::unmount(&shm).map_err(|source| PodError::File {
+            action: "unmount",
+            path: shm.clone(),
+            source,
+        })
     })
     .await
 }

@@ -49,7 +49,9 @@ struct Place;
 impl Place {
     fn take() -> Option<Self> {
         THREADS
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < MAX_THREADS).then_some(n + 1))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                (n < MAX_THREADS).then_some(n + 1)
+            })
             .ok()
             .map(|_| Self)
     }

@@ -259,7 +259,8 @@ fn bind(source: &Path, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn unpin_file(path: &Path) -> io::Result<()> {
+/// Unpins one namespace and removes its file. Absent is fine.
+pub fn unpin_file(path: &Path) -> io::Result<()> {
     for _ in 0..MAX_STACKED {
         match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => {}
