@@ -61,12 +61,7 @@ fn arguments() -> Result<Arguments> {
 }
 
 fn main() -> ExitCode {
-    std::thread::spawn(|| {
-        if e2e::runner::wait_for_signal().is_ok() {
-            sweep_all();
-            std::process::exit(130);
-        }
-    });
+    e2e::interrupt::sweep_when_interrupted(|| false);
     let result = arguments().and_then(|arguments| Ok((measure(&arguments)?, arguments.check)));
     sweep_all();
     match result {
@@ -190,8 +185,11 @@ impl HandlerBench {
     /// Bare and ours in turns, each first every other time. What ends is ended after both were
     /// measured, because the kernel goes on tearing down when the call is back.
     fn round(&mut self, node: &Node, round: usize) -> Result<()> {
-        let order =
-            if round % 2 == 0 { [Side::Bare, Side::Ours] } else { [Side::Ours, Side::Bare] };
+        let order = if round.is_multiple_of(2) {
+            [Side::Bare, Side::Ours]
+        } else {
+            [Side::Ours, Side::Bare]
+        };
         let (mut bare, mut ours) = (None, None);
         for side in order {
             match side {
