@@ -18,6 +18,10 @@ const SETTLE: Duration = Duration::from_secs(60);
 /// Files that come with use and stay: no object's, so no leak.
 const LASTING: [&str; 4] = ["lock", "last_reserved_ip.0", "images", "cni"];
 
+/// Directories that are made when first needed and then stay; what is in them counts.
+const STRUCTURE: [&str; 4] =
+    ["state/owed", "state/runtimes", "state/runtimes/crun", "state/runtimes/runc"];
+
 /// One snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traces {
@@ -61,8 +65,9 @@ impl Traces {
         for top in ["root", "state"] {
             for file in host::files_below(&dir.join(top)) {
                 let first = file.iter().next().unwrap_or_default().to_string_lossy();
-                if !LASTING.contains(&first.as_ref()) {
-                    note("file", format!("{top}/{}", file.display()));
+                let path = format!("{top}/{}", file.display());
+                if !LASTING.contains(&first.as_ref()) && !STRUCTURE.contains(&path.as_str()) {
+                    note("file", path);
                 }
             }
         }

@@ -151,9 +151,6 @@ pub(crate) fn a_damaged_record_does_not_stop_the_daemon(fixture: &Fixture) -> Re
 pub(crate) fn killed_at_any_moment_the_daemon_cleans_up(fixture: &Fixture) -> Result<()> {
     let mut node = fixture.own_node(Options::default())?;
     let image = fixture.busybox(&node)?;
-    // What the first container makes and later ones share is not a leftover.
-    let first = run(&node, request::container("first", &image, &["/bin/true"]))?;
-    node.cri().drop_pod(&first.pod)?;
     let before = node.traces();
     // Moments spread over what a pod's life takes; prime steps, so that they never fall together.
     let moments = (0..KILLS).map(|number| Duration::from_millis((number as u64 * 37) % 499));
