@@ -99,6 +99,13 @@ impl Bare<'_> {
     }
 }
 
+/// What a plugin is asked to do with what.
+struct Attachment<'a> {
+    command: &'static str,
+    id: &'a str,
+    netns: &'a Path,
+}
+
 /// The CNI plugins of a node's own configuration.
 pub(crate) struct Chain {
     conf: Value,
@@ -121,7 +128,7 @@ impl Chain {
         let result = self.add(&id, &path);
         for plugin in self.plugins()?.iter().rev() {
             let previous = result.as_ref().ok().map(|(previous, _)| previous);
-            self.call(plugin, "DEL", &id, &path, previous)?;
+            self.call(plugin, &Attachment { command: "DEL", id: &id, netns: &path }, previous)?;
         }
         output("ip", ["netns", "delete", &netns])?;
         Ok(result?.1)
@@ -131,7 +138,8 @@ impl Chain {
         let began = Instant::now();
         let mut previous = None;
         for plugin in self.plugins()? {
-            let answer = self.call(plugin, "ADD", id, netns, previous.as_ref())?;
+            let attachment = Attachment { command: "ADD", id, netns };
+            let answer = self.call(plugin, &attachment, previous.as_ref())?;
             previous = Some(serde_json::from_str(&answer)?);
         }
         let took = began.elapsed().as_secs_f64() * 1e3;
@@ -145,9 +153,7 @@ impl Chain {
     fn call(
         &self,
         plugin: &Value,
-        command: &str,
-        id: &str,
-        netns: &Path,
+        attachment: &Attachment<'_>,
         previous: Option<&Value>,
     ) -> Result<String> {
         let mut conf = plugin.clone();
@@ -158,9 +164,9 @@ impl Chain {
         }
         let program = Path::new(PLUGINS).join(plugin["type"].as_str().context("no type")?);
         let mut child = Command::new(&program)
-            .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", id)
-            .env("CNI_NETNS", netns)
+            .env("CNI_COMMAND", attachment.command)
+            .env("CNI_CONTAINERID", attachment.id)
+            .env("CNI_NETNS", attachment.netns)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", PLUGINS)
             .stdin(Stdio::piped())
@@ -171,7 +177,7 @@ impl Chain {
         drop(stdin);
         let said = child.wait_with_output()?;
         let stdout = String::from_utf8(said.stdout)?;
-        ensure!(said.status.success(), "{} {command}: {stdout}", program.display());
+        ensure!(said.status.success(), "{} {}: {stdout}", program.display(), attachment.command);
         Ok(stdout)
     }
 }

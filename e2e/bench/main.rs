@@ -32,6 +32,8 @@ const POD_BUDGET_MS: f64 = 15.0;
 const MONITOR_BUDGET_MIB: f64 = 0.6;
 /// PSS of the daemon with 50 pods.
 const DAEMON_BUDGET_MIB: f64 = 40.0;
+/// Between rounds: the kernel finishes the teardown of the last one.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Both handlers of a node.
 const HANDLERS: [&str; 2] = ["runc", "crun"];
 
@@ -59,12 +61,7 @@ fn arguments() -> Result<Arguments> {
 }
 
 fn main() -> ExitCode {
-    std::thread::spawn(|| {
-        if e2e::runner::wait_for_signal().is_ok() {
-            sweep_all();
-            std::process::exit(130);
-        }
-    });
+    e2e::interrupt::sweep_when_interrupted(|| false);
     let result = arguments().and_then(|arguments| Ok((measure(&arguments)?, arguments.check)));
     sweep_all();
     match result {
@@ -84,8 +81,9 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     let registry = Registry::start(&dir.path().join("registry"), Access::Open)?;
     registry.seed()?;
     let insecure = vec![registry.address().to_owned()];
-    // As in production: a line a request costs time, and so it must here.
-    let node = Node::start(Options { insecure, ..Options::default() })?;
+    // As in production: the tests' own level is more talkative.
+    let log = "info".to_owned();
+    let node = Node::start(Options { insecure, log, ..Options::default() })?;
     let idle = host::pss_kib(node.pid()?)?;
     let image = registry.image("busybox:latest");
     node.cri().pull(&image)?;
@@ -184,30 +182,63 @@ impl HandlerBench {
         })
     }
 
+    /// Bare and ours in turns, each first every other time. What ends is ended after both were
+    /// measured, because the kernel goes on tearing down when the call is back.
     fn round(&mut self, node: &Node, round: usize) -> Result<()> {
-        let cri = node.cri();
-        let (bare, took) = timed(|| self.bundle.create_and_start(round))?;
-        self.start.bare.push(took);
-        let (_, took) = timed(|| bare.exec(&["/bin/true"]))?;
-        self.exec.bare.push(took);
+        let order = if round.is_multiple_of(2) {
+            [Side::Bare, Side::Ours]
+        } else {
+            [Side::Ours, Side::Bare]
+        };
+        let (mut bare, mut ours) = (None, None);
+        for side in order {
+            match side {
+                Side::Bare => {
+                    let (container, took) = timed(|| self.bundle.create_and_start(round))?;
+                    self.start.bare.push(took);
+                    bare = Some(container);
+                }
+                Side::Ours => {
+                    let (id, took) = timed(|| self.create_and_start(node, round))?;
+                    self.start.ours.push(took);
+                    ours = Some(id);
+                }
+            }
+        }
+        let (bare, ours) = (bare.context("bare container")?, ours.context("our container")?);
+        for side in order {
+            match side {
+                Side::Bare => self.exec.bare.push(timed(|| bare.exec(&["/bin/true"]))?.1),
+                Side::Ours => {
+                    let (said, took) =
+                        timed(|| Ok(node.cri().exec(&self.target, &["/bin/true"])?))?;
+                    ensure!(said.exit_code == 0, "exec failed: {said:?}");
+                    self.exec.ours.push(took);
+                }
+            }
+        }
         bare.delete()?;
-
-        let mut config =
-            request::container(&format!("c{round}"), &self.image, &["/bin/sleep", "10000"]);
-        request::share_namespaces(&mut config, &self.pod_config);
-        let (id, took) = timed(|| {
-            let id = cri.create(&self.pod, &config, &self.pod_config)?;
-            cri.start(&id)?;
-            Ok(id)
-        })?;
-        self.start.ours.push(took);
-        let (response, took) = timed(|| Ok(cri.exec(&self.target, &["/bin/true"])?))?;
-        ensure!(response.exit_code == 0, "exec failed: {response:?}");
-        self.exec.ours.push(took);
-        cri.stop(&id, 0)?;
-        cri.remove(&id)?;
+        node.cri().stop(&ours, 0)?;
+        node.cri().remove(&ours)?;
+        std::thread::sleep(PAUSE);
         Ok(())
     }
+
+    fn create_and_start(&self, node: &Node, round: usize) -> Result<String> {
+        let name = format!("c{round}");
+        let mut config = request::container(&name, &self.image, &["/bin/sleep", "10000"]);
+        request::share_namespaces(&mut config, &self.pod_config);
+        let id = node.cri().create(&self.pod, &config, &self.pod_config)?;
+        node.cri().start(&id)?;
+        Ok(id)
+    }
+}
+
+/// Whose operation is measured.
+#[derive(Clone, Copy)]
+enum Side {
+    Bare,
+    Ours,
 }
 
 fn memory(node: &Node, image: &str, pods: usize, idle: u64, report: &mut Report) -> Result<()> {

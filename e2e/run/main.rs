@@ -23,18 +23,12 @@ const FIRST_WORDS: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let main = thread::current();
-    thread::spawn(move || {
-        if e2e::runner::wait_for_signal().is_err() {
-            return;
-        }
+    e2e::interrupt::sweep_when_interrupted(move || {
         println!("\nremoving everything");
         // While the pod is being made nobody listens; then the politeness is left out.
-        if UP.swap(false, Ordering::SeqCst) {
-            main.unpark();
-        } else {
-            sweep_all();
-            std::process::exit(130);
-        }
+        let up = UP.swap(false, Ordering::SeqCst);
+        main.unpark();
+        up
     });
     let once = std::env::args().any(|word| word == "--once");
     let result = show(once);

@@ -41,6 +41,8 @@ pub struct Options {
     pub insecure: Vec<String>,
     /// The handler for requests that name none; empty = runc.
     pub default_handler: String,
+    /// The daemon's log filter; empty = with every step of every request.
+    pub log: String,
     /// Text appended to the configuration, e.g. a table of its own.
     pub config: String,
     /// Environment of the daemon.
@@ -137,6 +139,10 @@ impl Node {
             "" => "runc",
             name => name,
         };
+        let log = match self.options.log.as_str() {
+            "" => "info,crisol=debug",
+            filter => filter,
+        };
         let text = format!(
             r#"root = "{dir}/root"
 state = "{dir}/state"
@@ -172,7 +178,7 @@ type = "oci"
 path = "/usr/bin/crun"
 
 [log]
-level = "info,crisol=debug"
+level = "{log}"
 
 {more}"#,
             monitor = monitor.display(),

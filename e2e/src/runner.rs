@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use tempfile::TempDir;
 
+use crate::interrupt::sweep_when_interrupted;
 use crate::node::sweep::{sweep_all, temporary_dir};
 use crate::node::{Node, Options, take_last_words};
 use crate::program::tail;
@@ -124,7 +125,7 @@ pub fn main(cases: &[Case]) -> ExitCode {
         chosen.iter().for_each(|case| println!("{}: test", case.name));
         return ExitCode::SUCCESS;
     }
-    sweep_when_interrupted();
+    sweep_when_interrupted(|| false);
     println!("\nrunning {} tests", chosen.len());
     let began = Instant::now();
     let failed = run_all(&chosen);
@@ -200,33 +201,4 @@ fn show_logs(fixture: &Fixture) {
     for words in take_last_words() {
         println!("--- {words}");
     }
-}
-
-/// Ctrl-C ends this process before anything is dropped: what it made is swept here.
-fn sweep_when_interrupted() {
-    thread::spawn(|| {
-        if wait_for_signal().is_ok() {
-            sweep_all();
-            #[allow(clippy::exit, reason = "the main thread is inside a test")]
-            std::process::exit(130);
-        }
-    });
-}
-
-/// Returns when this process is asked to end (SIGINT, SIGTERM).
-///
-/// # Errors
-/// If the handlers cannot be set.
-pub fn wait_for_signal() -> Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    tokio.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        Ok(())
-    })
 }

@@ -47,15 +47,15 @@ fn many(node: &Node, image: &str, count: usize) -> Result<()> {
 /// The life of one pod; some are stopped step by step, some are just removed.
 fn once(node: &Node, image: &str, number: usize) -> Result<()> {
     let pod_config = request::pod(node, &format!("churn-{number}"));
-    let handler = if number % 2 == 0 { "runc" } else { "crun" };
+    let handler = if number.is_multiple_of(2) { "runc" } else { "crun" };
     let pod = node.cri().run_pod_with(&pod_config, handler)?;
     let config = request::container("c", image, &["/bin/sleep", "1000"]);
     let running = add(node, &pod, &pod_config, config)?;
-    if number % 5 != 0 {
+    if !number.is_multiple_of(5) {
         node.cri().start(&running.id)?;
         node.cri().exec(&running.id, &["/bin/true"])?;
     }
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         node.cri().stop(&running.id, 0)?;
         node.cri().remove(&running.id)?;
     }

@@ -50,7 +50,10 @@ pub(crate) fn two_hundred_mebibytes_and_twenty_reopens_lose_nothing(
             .reopen_rpc(pb::ReopenContainerLogRequest { container_id: running.id.clone() })?;
         ensure!(current.exists(), "no log file after ReopenContainerLog");
     }
-    eventually("the flood is over", FLOOD, || Ok(ensure!(exited()?, "still running")))?;
+    eventually("the flood is over", FLOOD, || {
+        ensure!(exited()?, "still running");
+        Ok(())
+    })?;
     ensure!(node.cri().container(&running.id)?.exit_code == 0);
 
     let mut expected = 0;

@@ -43,7 +43,7 @@ pub(crate) fn twenty_pods_survive_a_killed_daemon(fixture: &Fixture) -> Result<(
             0 => request::pod(&node, &name),
             _ => request::host_network_pod(&node, &name),
         };
-        let handler = if number % 2 == 0 { "runc" } else { "crun" };
+        let handler = if number.is_multiple_of(2) { "runc" } else { "crun" };
         let pod = node.cri().run_pod_with(&pod_config, handler)?;
         let running = add(&node, &pod, &pod_config, config)?;
         node.cri().start(&running.id)?;
@@ -68,7 +68,8 @@ pub(crate) fn twenty_pods_survive_a_killed_daemon(fixture: &Fixture) -> Result<(
     fs::write(volume.join(leaver_name), "")?;
     let (leaver_pid, _) = before[&leaver.id];
     eventually("it exits while nobody looks", END, || {
-        Ok(ensure!(host::process(leaver_pid).is_none(), "still there"))
+        ensure!(host::process(leaver_pid).is_none(), "still there");
+        Ok(())
     })?;
     let gone_at = epoch_ns()?;
     node.spawn()?;
@@ -93,7 +94,8 @@ pub(crate) fn twenty_pods_survive_a_killed_daemon(fixture: &Fixture) -> Result<(
     for (running, name) in &others {
         let lines = running.printed()?.len();
         eventually("the log goes on", END, || {
-            Ok(ensure!(running.printed()?.len() > lines, "{name}: {lines} lines"))
+            ensure!(running.printed()?.len() > lines, "{name}: {lines} lines");
+            Ok(())
         })?;
         let numbers = log::lines(&running.log(), "stdout")?;
         for (index, number) in numbers.iter().enumerate() {
@@ -174,7 +176,10 @@ pub(crate) fn killed_at_any_moment_the_daemon_cleans_up(fixture: &Fixture) -> Re
                 });
             }
             let began = Instant::now();
-            eventually("the moment", END, || Ok(ensure!(began.elapsed() >= moment, "not yet")))?;
+            eventually("the moment", END, || {
+                ensure!(began.elapsed() >= moment, "not yet");
+                Ok(())
+            })?;
             node.kill9()
         })?;
         node.spawn().with_context(|| format!("after kill {number} at {moment:?}"))?;
