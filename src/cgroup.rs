@@ -170,7 +170,7 @@ impl Cgroups {
     }
 
     /// Kills everything in a group and below it, and waits until it is empty. Blocks, for at most
-    /// [`KILL_PATIENCE`]. An absent group is empty.
+    /// `KILL_PATIENCE`. An absent group is empty.
     ///
     /// A frozen group is thawed: frozen processes of cgroup v1 do not die.
     pub fn kill(&self, name: &str) -> Result<(), CgroupError> {
