@@ -51,7 +51,7 @@ pub enum CgroupError {
         /// The group.
         path: String,
         /// What the library said.
-        source: cgroups_rs::manager::Error,
+        source: Box<cgroups_rs::manager::Error>,
     },
     /// A group could not be read.
     #[error("read cgroup {path}")]
@@ -154,7 +154,10 @@ impl Cgroups {
 
     /// Puts a process into a group, which is made if it is absent. Blocks.
     pub fn place(&self, name: &str, pid: i32) -> Result<(), CgroupError> {
-        let failed = |source| CgroupError::Place { pid, path: name.to_owned(), source };
+        let failed = |source| {
+            let source = Box::new(source);
+            CgroupError::Place { pid, path: name.to_owned(), source }
+        };
         let tgid = CgroupPid::from(u64::from(pid.unsigned_abs()));
         match self.driver {
             Driver::Cgroupfs => FsManager::new(name.trim_start_matches('/'))
@@ -167,7 +170,7 @@ impl Cgroups {
     }
 
     /// Kills everything in a group and below it, and waits until it is empty. Blocks, for at most
-    /// [`KILL_PATIENCE`]. An absent group is empty.
+    /// `KILL_PATIENCE`. An absent group is empty.
     ///
     /// A frozen group is thawed: frozen processes of cgroup v1 do not die.
     pub fn kill(&self, name: &str) -> Result<(), CgroupError> {

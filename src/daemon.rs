@@ -275,6 +275,7 @@ fn directories(layout: &Layout) -> anyhow::Result<()> {
         layout.pods(),
         layout.bundles(),
         layout.writable_layers(),
+        layout.owed_networks(),
     ];
     for dir in all {
         DirBuilder::new()

@@ -87,9 +87,14 @@ impl Layout {
         self.pod(id).join("ns")
     }
 
+    /// Network namespaces of pods that are gone.
+    pub fn owed_networks(&self) -> PathBuf {
+        self.state.join("owed")
+    }
+
     /// The network namespace of a pod that is gone but whose network could not be given back yet.
     pub fn owed_network(&self, id: &PodId) -> PathBuf {
-        self.state.join("owed").join(id.to_string())
+        self.owed_networks().join(id.to_string())
     }
 
     /// The pod's /etc/resolv.conf.

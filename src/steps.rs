@@ -1,7 +1,7 @@
 //! What every slow request is doing right now: named steps with their age.
 //!
 //! An [`Operation`] stands for one piece of work; entering a step is a store under a short lock.
-//! `Status` shows the list, and a step that takes longer than [`SLOW`] is logged once, so that
+//! `Status` shows the list, and a step that takes longer than ten seconds is logged once, so that
 //! "where does it hang" has an answer without a restart.
 
 use std::collections::BTreeMap;

@@ -127,7 +127,8 @@ fn find_image(
     spec: &ContainerSpec,
 ) -> Result<(Arc<Image>, ImagePin), ContainerError> {
     let reference = &spec.image.reference;
-    let failed = |source| ContainerError::Image { reference: reference.clone(), source };
+    let failed =
+        |source| ContainerError::Image { reference: reference.clone(), source: Box::new(source) };
     let image = parts
         .images
         .find(reference)

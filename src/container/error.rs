@@ -79,7 +79,7 @@ pub enum ContainerError {
         /// As requested.
         reference: String,
         /// Why.
-        source: ImageError,
+        source: Box<ImageError>,
     },
     /// An image volume could not be mounted. The kubelet reads the first word.
     #[error("ImageVolumeMountFailed: {reference:?} {problem}")]

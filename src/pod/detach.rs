@@ -4,7 +4,6 @@
 //! plugins find in it what to undo (the bridge plugin its packet filter rules), and the daemon tries
 //! again until it succeeds. Nothing else of the pod waits for it.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -56,7 +55,6 @@ async fn keep(parts: &Arc<Parts>, id: PodId) {
         if namespaces::is_pinned(&to)? || !namespaces::is_pinned(&from)? {
             return Ok(());
         }
-        fs::create_dir_all(to.parent().unwrap_or(&to))?;
         namespaces::pin_existing(&from, &to).map_err(std::io::Error::other)
     });
     if let Err(error) = kept.await {
