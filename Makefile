@@ -46,7 +46,7 @@ test: tools check unit e2e ## everything CI checks
 check: need-cargo ## format, lints and documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(ALL) --all-targets --test node -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(ALL) --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc $(ALL) --no-deps
 
 unit: need-cargo ## unit and component tests, layout
 	$(CARGO) test $(ALL) --no-fail-fast
