@@ -13,7 +13,7 @@ usage: install.sh [--node] [--bridge] [--no-start]
 
 environment:
   CRISOL   the daemon   (default: target/release/crisol)
-  CONMON   the monitor  (default: target/monitor/conmon, else target/release/conmon)
+  CONMON   the monitor  (default: the static one of `make`, else target/release/conmon)
   DESTDIR  install below this directory, for packages; implies --no-start
 TEXT
 }
@@ -42,7 +42,7 @@ elif [ "$(id -u)" != 0 ]; then
 fi
 
 daemon=${CRISOL:-$top/target/release/crisol}
-monitor=${CONMON:-$top/target/monitor/conmon}
+monitor=${CONMON:-$top/target/monitor/$(uname -m)-unknown-linux-gnu/monitor/conmon}
 if [ -z "${CONMON:-}" ] && [ ! -e "$monitor" ]; then
     monitor=$top/target/release/conmon
 fi

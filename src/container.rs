@@ -20,6 +20,7 @@ pub mod cleanup;
 pub mod create;
 pub mod error;
 pub mod exec;
+pub mod handle;
 pub mod oci;
 pub mod parts;
 pub mod record;
@@ -38,7 +39,7 @@ pub use exec::ExecOutput;
 pub use parts::Parts;
 pub use record::ContainerRecord;
 
-use actor::{Command, Creation, Handle};
+use handle::{Command, Creation, Handle};
 use spec::ContainerSpec;
 use state::{Request, State, Verdict};
 

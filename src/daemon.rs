@@ -26,11 +26,11 @@ use crate::config::{CgroupDriver, Config, HandlerKind};
 use crate::container::{self, Containers};
 use crate::cri::image_service::ImageStore;
 use crate::cri::layer::Calls;
-use crate::cri::pb::image_service_server::ImageServiceServer;
-use crate::cri::pb::runtime_service_server::RuntimeServiceServer;
 use crate::cri::report::Reporter;
 use crate::cri::runtime_service::Runtime as RuntimeApi;
+use crate::cri::{ImageServiceServer, RuntimeServiceServer};
 use crate::error::chain;
+use crate::health;
 use crate::host::Host;
 use crate::image::Images;
 use crate::metrics::{self, Metrics};
@@ -138,7 +138,8 @@ impl Daemon {
         .context("open the image store")?;
         let networks = Networks::new(&config.network, layout.cni_cache());
         let operations = Operations::default();
-        let metrics = Arc::new(Metrics::new()?);
+        let version = health::version();
+        let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
         let layers = WritableLayers::new(layout.writable_layers());
 
         let containers = Containers::new(Arc::new(container::Parts {

@@ -57,12 +57,12 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// All metrics at zero.
+    /// All metrics at zero, of a daemon of this version and commit.
     ///
     /// # Errors
     ///
     /// Never, unless two names in this file are the same.
-    pub fn new() -> Result<Self, MetricsError> {
+    pub fn new(version: &str, commit: &str) -> Result<Self, MetricsError> {
         let registry = Registry::new();
         let seconds = HistogramOpts::new(
             "crisol_operation_duration_seconds",
@@ -70,8 +70,7 @@ impl Metrics {
         )
         .buckets(SECONDS.to_vec());
         let build = gauges(&registry, "crisol_build_info", "Always 1", &["version", "commit"])?;
-        let version = crate::health::version();
-        build.with_label_values(&[version.version, version.commit.unwrap_or("")]).set(1);
+        build.with_label_values(&[version, commit]).set(1);
         Ok(Self {
             operations: counters(
                 &registry,

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::ids::ContainerId;
@@ -19,15 +19,13 @@ use crate::monitor;
 use crate::registry::Registry;
 
 use super::create::Made;
+use super::handle::{Command, Creation, Handle, MAILBOX, Reply, answer};
 use super::record::{ContainerRecord, Ended, now_ns};
 use super::spec::ContainerSpec;
-use super::state::{Request, State, Verdict, admit};
+use super::state::{State, Verdict, admit};
 use super::{
     ContainerError, Key, Parts, PodPlace, Shared, cleanup, create, remove, signal, start, stop,
 };
-
-/// Requests that may wait for one container. The kubelet has one worker a pod; people add a few.
-const MAILBOX: usize = 16;
 
 /// Requests that may wait for a step of one container to end.
 const MAX_DEFERRED: usize = 64;
@@ -37,54 +35,6 @@ const MAX_FACTS: usize = 8;
 
 /// After this a kill that did not end the process is tried again.
 const KILL_AGAIN: Duration = Duration::from_secs(5);
-
-/// How a request is answered.
-pub type Reply = oneshot::Sender<Result<(), Shared>>;
-
-/// What is asked of a container.
-pub enum Command {
-    /// Let the process go.
-    Start(Reply),
-    /// End the process.
-    Stop {
-        /// How long it may take to end by itself.
-        grace: Duration,
-        /// Answered when it has ended.
-        reply: Reply,
-    },
-    /// Give everything back.
-    Remove(Reply),
-}
-
-/// How a creation stands.
-#[derive(Debug)]
-pub enum Creation {
-    /// In flight.
-    Pending,
-    /// The container exists.
-    Done,
-    /// It does not, and everything was undone.
-    Failed(Shared),
-}
-
-/// Where a container is reached.
-#[derive(Clone)]
-pub struct Handle {
-    /// Which.
-    pub id: ContainerId,
-    /// Its mailbox.
-    pub commands: mpsc::Sender<Command>,
-    /// How its creation stands.
-    pub creation: watch::Receiver<Creation>,
-    published: watch::Receiver<Arc<ContainerRecord>>,
-}
-
-impl Handle {
-    /// What the owner published last.
-    pub fn record(&self) -> Arc<ContainerRecord> {
-        self.published.borrow().clone()
-    }
-}
 
 /// What a finished step comes back with.
 enum Fact {
@@ -495,28 +445,5 @@ impl Actor {
 
     async fn save(&self) -> Result<(), Shared> {
         self.parts.save(&self.record).await.map_err(Arc::new)
-    }
-}
-
-impl Command {
-    fn request(&self) -> Request {
-        match self {
-            Self::Start(_) => Request::Start,
-            Self::Stop { .. } => Request::Stop,
-            Self::Remove(_) => Request::Remove,
-        }
-    }
-
-    fn into_reply(self) -> Reply {
-        match self {
-            Self::Start(reply) | Self::Remove(reply) | Self::Stop { reply, .. } => reply,
-        }
-    }
-}
-
-/// Answers everybody; one that no longer waits is skipped.
-fn answer(waiting: Vec<Reply>, result: &Result<(), Shared>) {
-    for reply in waiting {
-        reply.send(result.clone()).ok();
     }
 }

@@ -18,7 +18,7 @@ fn lines(metrics: &Metrics, prefix: &str) -> Vec<String> {
 
 #[test]
 fn an_operation_counts_once_with_its_code_and_its_time() {
-    let metrics = Metrics::new().unwrap();
+    let metrics = Metrics::new("1.2.3", "abc").unwrap();
     let timed = metrics.begin("StopContainer");
     assert_eq!(
         lines(&metrics, "crisol_operations_in_flight"),
@@ -40,7 +40,7 @@ fn an_operation_counts_once_with_its_code_and_its_time() {
 
 #[test]
 fn a_handler_that_was_dropped_counts_as_cancelled() {
-    let metrics = Metrics::new().unwrap();
+    let metrics = Metrics::new("1.2.3", "abc").unwrap();
     drop(metrics.begin("PullImage"));
     assert_eq!(
         lines(&metrics, "crisol_operations_total"),
@@ -50,7 +50,7 @@ fn a_handler_that_was_dropped_counts_as_cancelled() {
 
 #[test]
 fn latencies_fall_into_buckets() {
-    let metrics = Metrics::new().unwrap();
+    let metrics = Metrics::new("1.2.3", "abc").unwrap();
     metrics.operation("ExecSync", "Ok", Duration::from_millis(30));
     let buckets = lines(&metrics, "crisol_operation_duration_seconds_bucket");
     let at = |bound: &str| {
@@ -62,7 +62,7 @@ fn latencies_fall_into_buckets() {
 
 #[test]
 fn gauges_and_counters_have_the_values_they_were_given() {
-    let metrics = Metrics::new().unwrap();
+    let metrics = Metrics::new("1.2.3", "abc").unwrap();
     metrics.set_pods("ready", 3);
     metrics.set_pods("ready", 2);
     metrics.set_containers("running", 5);
@@ -89,7 +89,7 @@ fn gauges_and_counters_have_the_values_they_were_given() {
 
 #[test]
 fn the_process_reports_about_itself() {
-    let metrics = Metrics::new().unwrap();
+    let metrics = Metrics::new("1.2.3", "abc").unwrap();
     let value = |name: &str| -> f64 {
         let line = lines(&metrics, name).pop().unwrap();
         line.rsplit(' ').next().unwrap().parse().unwrap()
@@ -103,7 +103,7 @@ fn the_process_reports_about_itself() {
 async fn server() -> (std::net::SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
     let listener = serve::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let metrics = Arc::new(Metrics::new().unwrap());
+    let metrics = Arc::new(Metrics::new("1.2.3", "abc").unwrap());
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(serve::serve(listener, metrics, async move {
         stopped.await.ok();

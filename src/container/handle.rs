@@ -1,0 +1,89 @@
+//! What is asked of a container, and where it is reached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::ids::ContainerId;
+
+use super::Shared;
+use super::record::ContainerRecord;
+use super::state::Request;
+
+/// Requests that may wait for one container. The kubelet has one worker a pod; people add a few.
+pub const MAILBOX: usize = 16;
+
+/// How a request is answered.
+pub type Reply = oneshot::Sender<Result<(), Shared>>;
+
+/// What is asked of a container.
+pub enum Command {
+    /// Let the process go.
+    Start(Reply),
+    /// End the process.
+    Stop {
+        /// How long it may take to end by itself.
+        grace: Duration,
+        /// Answered when it has ended.
+        reply: Reply,
+    },
+    /// Give everything back.
+    Remove(Reply),
+}
+
+/// How a creation stands.
+#[derive(Debug)]
+pub enum Creation {
+    /// In flight.
+    Pending,
+    /// The container exists.
+    Done,
+    /// It does not, and everything was undone.
+    Failed(Shared),
+}
+
+/// Where a container is reached.
+#[derive(Clone)]
+pub struct Handle {
+    /// Which.
+    pub id: ContainerId,
+    /// Its mailbox.
+    pub commands: mpsc::Sender<Command>,
+    /// How its creation stands.
+    pub creation: watch::Receiver<Creation>,
+    /// What its owner published last.
+    pub published: watch::Receiver<Arc<ContainerRecord>>,
+}
+
+impl Handle {
+    /// What the owner published last.
+    pub fn record(&self) -> Arc<ContainerRecord> {
+        self.published.borrow().clone()
+    }
+}
+
+impl Command {
+    /// The request, as the admission table knows it.
+    pub fn request(&self) -> Request {
+        match self {
+            Self::Start(_) => Request::Start,
+            Self::Stop { .. } => Request::Stop,
+            Self::Remove(_) => Request::Remove,
+        }
+    }
+
+    /// Where its answer is waited for.
+    pub fn into_reply(self) -> Reply {
+        match self {
+            Self::Start(reply) | Self::Remove(reply) | Self::Stop { reply, .. } => reply,
+        }
+    }
+}
+
+/// Answers everybody; one that no longer waits is skipped.
+pub fn answer(waiting: Vec<Reply>, result: &Result<(), Shared>) {
+    for reply in waiting {
+        reply.send(result.clone()).ok();
+    }
+}
