@@ -55,6 +55,11 @@ const OWED: Duration = Duration::from_secs(5);
 /// How long requests in flight may take to end when the daemon goes down.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// How often a root that is locked is tried again, and after which pause.
+const LOCK_TRIES: u32 = 10;
+/// See `LOCK_TRIES`.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 /// Runtime programs started side by side, per processor and at least; more only slow each other.
 const RUNTIMES_PER_CPU: usize = 4;
 
@@ -80,6 +85,7 @@ struct Daemon {
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     raise_descriptor_limit();
     let listener = config.cri.listen.clone();
     let metrics_address = config.metrics.listen;
@@ -96,9 +102,16 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(socket = %listener.display(), "serving");
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
 
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: going down"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: going down"),
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: going down"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: going down"),
+            _ = hangup.recv() => {
+                tracing::warn!("SIGHUP: the configuration is read at the start only");
+                continue;
+            }
+        }
+        break;
     }
     sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
     stop.send_replace(true);
@@ -292,7 +305,16 @@ fn directories(layout: &Layout) -> anyhow::Result<()> {
 fn lock(path: &Path) -> anyhow::Result<File> {
     let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
     let mut file = open.with_context(|| format!("open {}", path.display()))?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    // RACE: a program that a killed daemon was just starting holds its lock up to its execve(2).
+    let tries = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    let locked = (0..LOCK_TRIES).any(|_| {
+        let locked = tries();
+        if !locked {
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        locked
+    });
+    if !locked {
         let mut owner = String::new();
         file.read_to_string(&mut owner).ok();
         bail!("{} is locked by another crisol, process {}", path.display(), owner.trim());

@@ -90,6 +90,7 @@ impl Networks {
     fn with_deadlines(config: &config::Network, cache_dir: &Path, deadlines: Deadlines) -> Self {
         let plugins = Plugins::new(config.plugin_dirs.clone()).with_deadline(deadlines.plugin);
         let cache = Cache::new(cache_dir);
+        cache.drop_unfinished();
         let directory = ConfigDir::watch(config.conf_dir.clone(), plugins.clone());
         let status = Status::watch(directory.subscribe(), &plugins, &cache);
         let held = Held::load(&cache);

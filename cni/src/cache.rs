@@ -193,6 +193,17 @@ impl Cache {
         Self { results: directory.join("results").into() }
     }
 
+    /// Removes what writes left that a crash interrupted. Only for the one process that writes here,
+    /// before it does.
+    pub fn drop_unfinished(&self) {
+        // What cannot be listed or removed is a file without a meaning, no more.
+        for entry in fs::read_dir(&self.results).into_iter().flatten().flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                fs::remove_file(entry.path()).ok();
+            }
+        }
+    }
+
     fn path(&self, network: &str, container_id: &str, ifname: &str) -> PathBuf {
         self.results.join(file_name(network, container_id, ifname))
     }

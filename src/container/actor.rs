@@ -57,6 +57,9 @@ pub struct Actor {
     /// When the process is to be killed (again).
     kill_at: Option<Instant>,
     cleaning: bool,
+    /// The runtime's start has not returned. It still works on the files that a clean-up removes,
+    /// also when the process that it let go has ended already.
+    start_in_flight: bool,
     deferred: VecDeque<Command>,
     starting: Vec<Reply>,
     stopping: Vec<Reply>,
@@ -121,6 +124,7 @@ pub fn owner_of(record: ContainerRecord, parts: Arc<Parts>) -> (Handle, Actor) {
         pins: Vec::new(),
         kill_at: None,
         cleaning: false,
+        start_in_flight: false,
         deferred: VecDeque::new(),
         starting: Vec::new(),
         stopping: Vec::new(),
@@ -241,6 +245,7 @@ impl Actor {
 
     fn start(&mut self, reply: Reply) {
         self.starting.push(reply);
+        self.start_in_flight = true;
         self.set_state(State::Starting);
         let (parts, record) = (self.parts.clone(), self.record.clone());
         self.step(
@@ -251,6 +256,10 @@ impl Actor {
     }
 
     async fn on_started(&mut self, result: Result<(), ContainerError>) {
+        self.start_in_flight = false;
+        if self.record.state == State::Exited {
+            self.clean();
+        }
         match result {
             Ok(()) => {
                 self.record.started_at_ns = now_ns();
@@ -259,6 +268,7 @@ impl Actor {
                 } else if let Some(ended) = &mut self.record.ended {
                     // It ended before the runtime's start returned.
                     self.record.started_at_ns = self.record.started_at_ns.min(ended.at_ns);
+                    self.publish();
                 }
                 let saved = self.save().await;
                 tracing::info!(container = %self.record.id, "started");
@@ -363,7 +373,11 @@ impl Actor {
         self.admit_deferred();
     }
 
+    /// Begins the clean-up, unless it runs or the runtime's start does.
     fn clean(&mut self) {
+        if self.cleaning || self.start_in_flight {
+            return;
+        }
         self.cleaning = true;
         let (parts, record) = (self.parts.clone(), self.record.clone());
         self.step("clean up container", Fact::Cleaned, async move {
@@ -393,7 +407,7 @@ impl Actor {
     fn remove_when_clean(&mut self) {
         if self.record.cleaned {
             self.remove();
-        } else if !self.cleaning {
+        } else {
             self.clean();
         }
     }
