@@ -213,8 +213,34 @@ level = "{log}"
     /// # Errors
     /// If it ends or does not answer in time; the end of its log is in the error.
     pub fn spawn(&mut self) -> Result<()> {
+        let mut command = self.command(&["serve"])?;
+        self.start_daemon(&mut command)
+    }
+
+    /// Starts the daemon as after a reboot: in a mount namespace in which the kernel tells another
+    /// boot id and nothing is left in the state directory.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn spawn_in_another_boot(&mut self) -> Result<()> {
+        let boot_id = self.dir().join("boot_id");
+        fs::write(&boot_id, "00000000-1111-4222-8333-444444444444\n")?;
+        let script = "mount --bind \"$1\" /proc/sys/kernel/random/boot_id || exit 1
+                      for dir in pods containers owed runtimes; do
+                          mount -t tmpfs none \"$2/$dir\" || exit 1
+                      done
+                      shift 2; exec \"$@\"";
+        let daemon = self.command(&["serve"])?;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(boot_id).arg(self.state());
+        command.arg(daemon.get_program()).args(daemon.get_args());
+        command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.start_daemon(&mut command)
+    }
+
+    fn start_daemon(&mut self, command: &mut Command) -> Result<()> {
         ensure!(self.daemon.is_none(), "the daemon runs already");
-        let mut daemon = Program::start(&mut self.command(&["serve"])?, &self.log_file())?;
+        let mut daemon = Program::start(command, &self.log_file())?;
         let ready = eventually("daemon ready", START, || {
             daemon.ensure_running()?;
             self.cri.version_rpc(pb::VersionRequest::default())?;

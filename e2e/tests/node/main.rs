@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
         restart::twenty_pods_survive_a_killed_daemon,
         restart::a_damaged_record_does_not_stop_the_daemon,
+        restart::after_a_reboot_nothing_old_is_believed_or_touched,
         restart::killed_at_any_moment_the_daemon_cleans_up,
         churn::two_hundred_pods_come_and_go_without_a_trace,
     ])

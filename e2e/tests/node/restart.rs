@@ -148,6 +148,27 @@ pub(crate) fn a_damaged_record_does_not_stop_the_daemon(fixture: &Fixture) -> Re
     Ok(())
 }
 
+pub(crate) fn after_a_reboot_nothing_old_is_believed_or_touched(fixture: &Fixture) -> Result<()> {
+    let mut node = fixture.own_node(Options::default())?;
+    let image = fixture.busybox(&node)?;
+    let pod_config = request::pod(&node, "old");
+    let old = run_in(&node, pod_config, request::container("c", &image, &["/bin/sleep", "1000"]))?;
+    let process = pid(&node, &old.id)?;
+    node.kill9()?;
+    node.spawn_in_another_boot()?;
+    let container = node.cri().container(&old.id)?;
+    ensure!(container.state() == pb::ContainerState::ContainerExited, "{container:?}");
+    ensure!(container.exit_code == 255 && container.reason == "NodeRebooted", "{container:?}");
+    ensure!(container.finished_at >= container.started_at);
+    ensure!(node.cri().pod(&old.pod)?.state() == pb::PodSandboxState::SandboxNotready);
+    // What has the old number now may be anybody's process.
+    node.cri().stop(&old.id, 0)?;
+    node.cri().drop_pod(&old.pod)?;
+    ensure!(host::process(process).is_some(), "a process of another boot was killed");
+    ensure!(node.cri().container(&old.id).is_err() && node.cri().pod(&old.pod).is_err());
+    Ok(())
+}
+
 pub(crate) fn killed_at_any_moment_the_daemon_cleans_up(fixture: &Fixture) -> Result<()> {
     let mut node = fixture.own_node(Options::default())?;
     let image = fixture.busybox(&node)?;
