@@ -84,13 +84,17 @@ impl<R> Clone for Records<R> {
 }
 
 impl<R: Serialize + DeserializeOwned> Records<R> {
-    /// The records in `dir`, which is made if it is absent (mode 0700).
+    /// The records in `dir`, which is made if it is absent (mode 0700). Remains of interrupted
+    /// writes are dropped: nobody else may be writing yet.
     pub fn open(dir: PathBuf) -> Result<Self, RecordError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(|source| RecordError::Directory { dir: dir.clone(), source })?;
+        let failed = |source| RecordError::Directory { dir: dir.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
+        for entry in fs::read_dir(&dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_file(&path).map_err(failed)?;
+            }
+        }
         Ok(Self { dir, kind: PhantomData })
     }
 
@@ -128,16 +132,18 @@ impl<R: Serialize + DeserializeOwned> Records<R> {
         }
     }
 
-    /// Every record, or what is wrong with it; remains of an interrupted write are dropped.
+    /// Every record, or what is wrong with it. Records may be written meanwhile.
     pub fn load_all(&self) -> Result<Vec<Result<R, RecordError>>, RecordError> {
         let listing = |source| RecordError::Directory { dir: self.dir.clone(), source };
         let mut loaded = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(listing)? {
             let path = entry.map_err(listing)?.path();
-            match path.extension().and_then(|e| e.to_str()) {
-                Some("json") => loaded.push(load(&path)),
-                Some("tmp") => drop(fs::remove_file(&path)),
-                _ => {}
+            if path.extension().is_some_and(|extension| extension == "json") {
+                match load(&path) {
+                    // RACE: it was deleted since the listing.
+                    Err(_) if !path.exists() => {}
+                    record => loaded.push(record),
+                }
             }
         }
         Ok(loaded)
@@ -228,6 +234,17 @@ mod tests {
         records.delete(&"a").expect("delete");
         records.delete(&"a").expect("delete again");
         assert!(records.load_all().expect("load").is_empty());
+    }
+
+    #[test]
+    fn listing_disturbs_no_write_and_opening_drops_what_a_crash_interrupted() {
+        let (dir, records) = records();
+        let unfinished = dir.path().join("notes/a.tmp");
+        fs::write(&unfinished, "half").expect("write");
+        assert!(records.load_all().expect("load").is_empty());
+        assert!(unfinished.exists());
+        Records::<Note>::open(dir.path().join("notes")).expect("records");
+        assert!(!unfinished.exists());
     }
 
     #[test]
