@@ -52,6 +52,9 @@ const SWEEP: Duration = Duration::from_secs(30);
 /// The same for networks while some are owed: addresses may be scarce.
 const OWED: Duration = Duration::from_secs(5);
 
+/// How often the gauges of the metrics are brought up to date.
+const GAUGES: Duration = Duration::from_secs(5);
+
 /// How long requests in flight may take to end when the daemon goes down.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -243,6 +246,9 @@ impl Daemon {
         drop(steps::spawn("owed networks", pay_networks(self.pods.clone(), self.owed.clone())));
         drop(steps::spawn("sweep", sweep(self.pods.clone(), self.containers.clone())));
         drop(steps::spawn("inventory", retake(self.reporter.clone())));
+        let (pods, containers) = (self.pods.clone(), self.containers.clone());
+        let gauges = gauge(pods, containers, self.reporter.clone(), self.metrics.clone());
+        drop(steps::spawn("gauges", gauges));
         Ok(())
     }
 }
@@ -274,6 +280,31 @@ async fn retake(reporter: Arc<Reporter>) {
         tokio::time::sleep(SWEEP).await;
         let inventory = Inventory::take(&reporter.config.runtime).await;
         reporter.inventory.store(Arc::new(inventory));
+    }
+}
+
+/// Keeps the gauges at what is in memory, for as long as the daemon lives.
+async fn gauge(pods: Pods, containers: Containers, reporter: Arc<Reporter>, metrics: Arc<Metrics>) {
+    use crate::container::state::State as ContainerState;
+    use crate::pod::state::State as PodState;
+    loop {
+        let pods = pods.list();
+        let ready = pods.iter().filter(|pod| pod.state == PodState::Ready).count();
+        metrics.set_pods("ready", ready);
+        metrics.set_pods("notready", pods.len() - ready);
+        let containers = containers.list();
+        let count =
+            |of: &[ContainerState]| containers.iter().filter(|c| of.contains(&c.state)).count();
+        metrics
+            .set_containers("created", count(&[ContainerState::Created, ContainerState::Starting]));
+        metrics
+            .set_containers("running", count(&[ContainerState::Running, ContainerState::Stopping]));
+        metrics
+            .set_containers("exited", count(&[ContainerState::Exited, ContainerState::Removing]));
+        metrics.set_containers("unknown", count(&[ContainerState::Unknown]));
+        metrics.set_owed(*reporter.owed.borrow());
+        metrics.set_network_ready(reporter.networks.readiness().is_ok());
+        tokio::time::sleep(GAUGES).await;
     }
 }
 
