@@ -22,6 +22,8 @@ use super::pb::runtime_service_server::RuntimeService;
 use super::report::Reporter;
 use super::status::{invalid, status, unsupported};
 
+mod resources;
+
 type Reply<T> = Result<Response<T>, Status>;
 
 /// A stream of replies that exists as a whole already.
@@ -310,16 +312,16 @@ impl RuntimeService for Runtime {
 
     async fn update_container_resources(
         &self,
-        _: Request<pb::UpdateContainerResourcesRequest>,
+        request: Request<pb::UpdateContainerResourcesRequest>,
     ) -> Reply<pb::UpdateContainerResourcesResponse> {
-        Err(later("UpdateContainerResources"))
+        self.update_container(request).await
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<pb::UpdatePodSandboxResourcesRequest>,
+        request: Request<pb::UpdatePodSandboxResourcesRequest>,
     ) -> Reply<pb::UpdatePodSandboxResourcesResponse> {
-        Err(later("UpdatePodSandboxResources"))
+        self.update_pod(request).await
     }
 
     async fn exec(&self, _: Request<pb::ExecRequest>) -> Reply<pb::ExecResponse> {

@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod network;
+mod resources;
 mod restart;
 mod retry;
 mod support;
@@ -60,6 +61,11 @@ fn main() -> ExitCode {
         confinement::a_shared_process_namespace_has_our_pause,
         limits::limits_are_in_the_kernel,
         limits::an_oom_kill_is_named,
+        resources::an_update_is_in_the_kernel_in_the_status_and_survives,
+        resources::an_update_that_cannot_be_leaves_everything_as_it_was,
+        resources::twenty_updates_at_once_end_with_one_of_them,
+        resources::a_runtime_that_hangs_in_an_update_holds_up_nothing_else,
+        resources::a_pods_resources_are_noted_while_it_is_ready,
         bad_requests::each_is_refused_by_the_name_of_its_field,
         retry::the_same_request_twenty_times_is_one_pod_and_one_container,
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
