@@ -22,6 +22,7 @@ use super::pb::runtime_service_server::RuntimeService;
 use super::report::Reporter;
 use super::status::{invalid, status, unsupported};
 
+mod config;
 mod resources;
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -302,12 +303,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<pb::UpdateRuntimeConfigRequest>,
     ) -> Reply<pb::UpdateRuntimeConfigResponse> {
-        let config = request.into_inner().runtime_config;
-        let cidr = config.and_then(|config| config.network_config).unwrap_or_default().pod_cidr;
-        self.reporter.set_pod_cidr(&cidr).map_err(|problem| {
-            invalid(format!("runtime_config.network_config.pod_cidr: {problem}"))
-        })?;
-        Ok(Response::new(pb::UpdateRuntimeConfigResponse {}))
+        self.update_config(request).await
     }
 
     async fn update_container_resources(

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         network::a_host_network_pod_needs_no_plugin,
         network::resolv_conf_and_hostname_are_the_requests,
         network::sysctls_apply_in_the_pod_alone,
+        network::the_pods_addresses_become_a_network_by_the_template,
         network::a_failing_plugin_is_undone_and_owed_deletes_are_paid,
         confinement::the_default_is_confined,
         confinement::seccomp_filters_when_asked,
