@@ -68,9 +68,8 @@ pub fn write(
         localhost_seccomp: seccomp.as_deref(),
         host_devices: &devices,
     };
-    let name = || spec.name.clone();
     let built =
-        oci::build(&inputs).map_err(|source| ContainerError::Spec { name: name(), source })?;
+        oci::build(&inputs).map_err(|source| ContainerError::spec(spec.name.clone(), source))?;
     for warning in &built.warnings {
         tracing::debug!(container = %record.id, name = spec.name, warning, "not as asked");
     }
@@ -82,7 +81,7 @@ pub fn write(
 }
 
 /// What this host and this runtime can do.
-fn facts(host: &Host, features: &Features) -> HostFacts {
+pub(super) fn facts(host: &Host, features: &Features) -> HostFacts {
     let grantable = host.capabilities.grantable().into_iter();
     HostFacts {
         oci_version: features.oci_version.clone(),
@@ -92,7 +91,7 @@ fn facts(host: &Host, features: &Features) -> HostFacts {
         oom_score_adj_min: host.oom_score_adj_min.into(),
         seccomp: host.security.seccomp && features.seccomp.unwrap_or(true),
         apparmor: host.security.apparmor,
-        rro: features.recursive_read_only,
+        rro: features.recursive_read_only && host.kernel.has_mount_setattr(),
         idmap: features.idmapped_mounts,
         hugetlb: host.cgroups.controller("hugetlb").is_some(),
         swap_accounting: host.cgroups.counts_swap(),
