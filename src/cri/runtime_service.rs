@@ -22,6 +22,10 @@ use super::pb::runtime_service_server::RuntimeService;
 use super::report::Reporter;
 use super::status::{invalid, status, unsupported};
 
+mod events;
+
+pub use events::NodeEvents;
+
 type Reply<T> = Result<Response<T>, Status>;
 
 /// A stream of replies that exists as a whole already.
@@ -38,12 +42,18 @@ pub struct Runtime {
     pods: Pods,
     containers: Containers,
     reporter: Arc<Reporter>,
+    events: NodeEvents,
 }
 
 impl Runtime {
     /// A service for these pods and containers.
-    pub fn new(pods: Pods, containers: Containers, reporter: Arc<Reporter>) -> Self {
-        Self { pods, containers, reporter }
+    pub fn new(
+        pods: Pods,
+        containers: Containers,
+        reporter: Arc<Reporter>,
+        events: NodeEvents,
+    ) -> Self {
+        Self { pods, containers, reporter, events }
     }
 
     fn pods_that_match(
@@ -404,13 +414,13 @@ impl RuntimeService for Runtime {
         Err(later("RestorePod"))
     }
 
-    type GetContainerEventsStream = Never<pb::ContainerEventResponse>;
+    type GetContainerEventsStream = events::EventStream;
 
     async fn get_container_events(
         &self,
         _: Request<pb::GetEventsRequest>,
     ) -> Reply<Self::GetContainerEventsStream> {
-        Err(later("GetContainerEvents"))
+        Ok(Response::new(self.events()?))
     }
 
     async fn list_metric_descriptors(

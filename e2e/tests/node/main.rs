@@ -10,6 +10,7 @@ mod churn;
 mod confinement;
 mod crictl;
 mod daemon;
+mod events;
 mod images;
 mod lies;
 mod lifecycle;
@@ -61,6 +62,10 @@ fn main() -> ExitCode {
         confinement::a_shared_process_namespace_has_our_pause,
         limits::limits_are_in_the_kernel,
         limits::an_oom_kill_is_named,
+        events::a_pods_life_is_told_in_its_order,
+        events::an_end_that_overtakes_the_start_is_told_after_it,
+        events::who_never_reads_is_cut_off_and_the_other_hears_everything,
+        events::a_new_daemon_tells_what_happens_to_old_pods,
         bad_requests::each_is_refused_by_the_name_of_its_field,
         retry::the_same_request_twenty_times_is_one_pod_and_one_container,
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
