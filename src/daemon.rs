@@ -27,7 +27,7 @@ use crate::container::{self, Containers};
 use crate::cri::image_service::ImageStore;
 use crate::cri::layer::Calls;
 use crate::cri::report::Reporter;
-use crate::cri::runtime_service::Runtime as RuntimeApi;
+use crate::cri::runtime_service::{NodeEvents, Runtime as RuntimeApi};
 use crate::cri::{ImageServiceServer, RuntimeServiceServer};
 use crate::error::chain;
 use crate::health;
@@ -74,6 +74,7 @@ struct Daemon {
     images: Images,
     layers: WritableLayers,
     metrics: Arc<Metrics>,
+    events: NodeEvents,
     /// Becomes true when pods and containers have been found again.
     recovered: watch::Sender<bool>,
     /// Pods whose network could not be given back yet.
@@ -118,6 +119,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
     stop.send_replace(true);
+    daemon.events.close();
     let drained = async {
         server.await.ok();
         while !daemon.operations.snapshot().is_empty() {
@@ -158,6 +160,7 @@ impl Daemon {
         let version = health::version();
         let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
         let layers = WritableLayers::new(layout.writable_layers());
+        let events = NodeEvents::new(metrics.clone());
 
         let containers = Containers::new(Arc::new(container::Parts {
             layout: layout.clone(),
@@ -168,6 +171,8 @@ impl Daemon {
             cgroups: cgroups.clone(),
             host: host.clone(),
             operations: operations.clone(),
+            events: events.of_containers(),
+            metrics: metrics.clone(),
         }));
         let pods = Pods::new(Arc::new(pod::Parts {
             layout: layout.clone(),
@@ -180,6 +185,7 @@ impl Daemon {
             handlers: oci_handlers(&config),
             default_handler: config.runtime.default_handler.clone(),
             operations: operations.clone(),
+            events: events.of_pods(),
         }));
         let (recovered, recovering) = watch::channel(false);
         let (owed, owing) = watch::channel(0);
@@ -203,6 +209,7 @@ impl Daemon {
             images,
             layers,
             metrics,
+            events,
             recovered,
             owed,
             cgroups,
@@ -220,7 +227,7 @@ impl Daemon {
         stopping: watch::Receiver<bool>,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<> {
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
-        let runtime = RuntimeApi::new(pods, containers, self.reporter.clone());
+        let runtime = RuntimeApi::new(pods, containers, self.reporter.clone(), self.events.clone());
         let images = ImageStore::new(self.images.clone(), self.layers.clone());
         let calls = Calls::new(self.recovered.subscribe(), self.metrics.clone());
         Server::builder()
