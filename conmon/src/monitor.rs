@@ -90,7 +90,7 @@ impl Monitor {
         let exit_file = ExitFile::prepare(dir.as_fd())?;
         let control = Control::bind(dir.as_fd(), &poller)?;
         let log = Log::open(launch.log.as_deref())?;
-        let spawner = Spawner::new();
+        let spawner = Spawner::new(launch.owner);
         let (console, (stdio, streams)) = if launch.terminal {
             (Some(Console::bind(dir.as_fd(), &poller)?), Stdio::terminal(&poller)?)
         } else {

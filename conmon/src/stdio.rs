@@ -6,7 +6,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -137,13 +136,13 @@ impl Stdio {
                 let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).tried(tried)?;
                 set_nonblocking(&write).tried(tried)?;
                 stdio.stdin = Some(write);
-                process::Stdio::from(read)
+                read
             }
-            Stdin::Null => ended().tried(tried)?.into(),
+            Stdin::Null => ended().tried(tried)?,
         };
         let stdout = stdio.open_pipe(Channel::Stdout, poller).tried(tried)?;
         let stderr = stdio.open_pipe(Channel::Stderr, poller).tried(tried)?;
-        Ok((stdio, Streams { stdin, stdout: stdout.into(), stderr: stderr.into() }))
+        Ok((stdio, Streams { stdin, stdout, stderr }))
     }
 
     /// Makes what the runtime program needs to create a container with a terminal.
@@ -152,8 +151,8 @@ impl Stdio {
         let mut stdio = Stdio::new();
         let stderr = stdio.open_pipe(Channel::Runtime, poller).tried(tried)?;
         let stdout = stderr.try_clone().tried(tried)?;
-        let stdin = ended().tried(tried)?.into();
-        Ok((stdio, Streams { stdin, stdout: stdout.into(), stderr: stderr.into() }))
+        let stdin = ended().tried(tried)?;
+        Ok((stdio, Streams { stdin, stdout, stderr }))
     }
 
     fn new() -> Stdio {
