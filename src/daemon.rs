@@ -41,7 +41,7 @@ use crate::record::Records;
 use crate::rootfs;
 use crate::runtime::handlers::Inventory;
 use crate::runtime::{Runtime, SystemdCgroup};
-use crate::stats::WritableLayers;
+use crate::stats::{self, Stats, WritableLayers};
 use crate::steps::{self, Operations, blocking};
 
 /// The kubelet and crictl send and accept messages up to this.
@@ -76,6 +76,7 @@ struct Daemon {
     layers: WritableLayers,
     metrics: Arc<Metrics>,
     events: NodeEvents,
+    stats: Stats,
     /// Becomes true when pods and containers have been found again.
     recovered: watch::Sender<bool>,
     /// Pods whose network could not be given back yet.
@@ -149,9 +150,12 @@ impl Daemon {
         })
         .await;
         let inventory = Inventory::take(&config.runtime).await;
+        let version = health::version();
+        let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
         let images = blocking({
             let (dir, config) = (layout.images(), config.image.clone());
-            move || Images::open(&dir, &config)
+            let metrics = metrics.clone();
+            move || Images::open(&dir, &config, metrics)
         })
         .await
         .context("open the image store")?;
@@ -166,8 +170,6 @@ impl Daemon {
         }
         let networks = Networks::new(&config.network, layout.cni_cache());
         let operations = Operations::default();
-        let version = health::version();
-        let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
         let layers = WritableLayers::new(layout.writable_layers());
         let events = NodeEvents::new(metrics.clone());
 
@@ -196,7 +198,16 @@ impl Daemon {
             mapped_rootfs: mapped_rootfs.clone(),
             operations: operations.clone(),
             events: events.of_pods(),
+            metrics: metrics.clone(),
         }));
+        let stats = Stats::new(stats::Parts {
+            pods: pods.clone(),
+            containers: containers.clone(),
+            cgroups: cgroups.clone(),
+            mounted: host.cgroups.clone(),
+            layout: layout.clone(),
+            layers: layers.clone(),
+        });
         let (recovered, recovering) = watch::channel(false);
         let (owed, owing) = watch::channel(0);
         let reporter = Arc::new(Reporter {
@@ -221,6 +232,7 @@ impl Daemon {
             layers,
             metrics,
             events,
+            stats,
             recovered,
             owed,
             cgroups,
@@ -238,7 +250,13 @@ impl Daemon {
         stopping: watch::Receiver<bool>,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<> {
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
-        let runtime = RuntimeApi::new(pods, containers, self.reporter.clone(), self.events.clone());
+        let runtime = RuntimeApi::new(
+            pods,
+            containers,
+            self.reporter.clone(),
+            self.events.clone(),
+            self.stats.clone(),
+        );
         let images = ImageStore::new(self.images.clone(), self.layers.clone());
         let calls = Calls::new(self.recovered.subscribe(), self.metrics.clone());
         Server::builder()
@@ -263,6 +281,7 @@ impl Daemon {
         self.recovered.send_replace(true);
         drop(steps::spawn("slow steps", self.operations.clone().tell_slow_steps()));
         drop(steps::spawn("writable layers", self.layers.clone().sample()));
+        drop(steps::spawn("statistics", self.stats.clone().sample()));
         drop(steps::spawn("owed networks", pay_networks(self.pods.clone(), self.owed.clone())));
         drop(steps::spawn("sweep", sweep(self.pods.clone(), self.containers.clone())));
         drop(steps::spawn("inventory", retake(self.reporter.clone(), self.containers.clone())));

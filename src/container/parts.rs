@@ -37,7 +37,7 @@ pub struct Parts {
     pub operations: Operations,
     /// Where owners hand in what they publish.
     pub events: Publisher<(PodId, ContainerId), ContainerRecord>,
-    /// Where ends for want of memory are counted.
+    /// Where ends for want of memory and leftovers are counted.
     pub metrics: Arc<Metrics>,
 }
 

@@ -20,6 +20,7 @@ mod network;
 mod resources;
 mod restart;
 mod retry;
+mod stats;
 mod stuck;
 mod support;
 mod volumes;
@@ -80,6 +81,14 @@ fn main() -> ExitCode {
         events::an_end_that_overtakes_the_start_is_told_after_it,
         events::who_never_reads_is_cut_off_and_the_other_hears_everything,
         events::a_new_daemon_tells_what_happens_to_old_pods,
+        stats::figures_of_a_busy_container_are_right_with_runc,
+        stats::figures_of_a_busy_container_are_right_with_crun,
+        stats::a_hundred_containers_are_listed_at_once_and_come_and_go_meanwhile,
+        stats::what_does_not_run_has_no_figures_but_its_layer,
+        stats::a_new_daemon_has_figures_of_old_containers,
+        stats::metrics_have_the_names_and_labels_that_are_announced,
+        stats::crictl_shows_statistics_and_metrics,
+        stats::the_daemon_counts_what_it_does,
         bad_requests::each_is_refused_by_the_name_of_its_field,
         retry::the_same_request_twenty_times_is_one_pod_and_one_container,
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
