@@ -16,7 +16,9 @@ mod lies;
 mod lifecycle;
 mod limits;
 mod logs;
+mod namespaces;
 mod network;
+mod privileged;
 mod resources;
 mod restart;
 mod retry;
@@ -69,6 +71,13 @@ fn main() -> ExitCode {
         volumes::mounts_travel_as_asked_or_are_refused,
         volumes::options_and_recursive_read_only_are_in_the_kernel,
         volumes::a_volume_of_a_directory_of_ours_is_refused,
+        lifecycle::stop_signals_are_sent_by_number_and_reported,
+        lifecycle::a_start_that_fails_is_an_exit_with_a_log,
+        namespaces::the_nodes_processes_and_ipc_are_seen_when_asked_for,
+        namespaces::a_debug_container_joins_its_targets_processes,
+        privileged::a_privileged_container_has_what_the_daemon_has_and_one_warning,
+        privileged::what_the_daemon_may_not_give_is_clamped_with_one_warning,
+        privileged::apparmor_is_what_the_host_can_do,
         limits::limits_are_in_the_kernel,
         limits::an_oom_kill_is_named,
         resources::an_update_is_in_the_kernel_in_the_status_and_survives,
