@@ -11,6 +11,7 @@ mod confinement;
 mod crictl;
 mod daemon;
 mod events;
+mod every_rpc;
 mod images;
 mod lies;
 mod lifecycle;
@@ -90,6 +91,10 @@ fn main() -> ExitCode {
         events::who_never_reads_is_cut_off_and_the_other_hears_everything,
         events::a_new_daemon_tells_what_happens_to_old_pods,
         bad_requests::each_is_refused_by_the_name_of_its_field,
+        every_rpc::the_table_has_every_rpc_of_the_interface,
+        every_rpc::nothing_or_nonsense_gets_the_right_code,
+        every_rpc::the_beginning_of_an_id_is_enough_unless_several_begin_so,
+        every_rpc::clients_that_hang_up_at_once_leave_nothing,
         retry::the_same_request_twenty_times_is_one_pod_and_one_container,
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
         restart::twenty_pods_survive_a_killed_daemon,
