@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::error::{Classify, Kind, chain};
-use crate::steps;
+use crate::steps::{self, blocking};
 
 mod profile;
 
@@ -152,7 +152,7 @@ impl Apparmor {
     /// # Errors
     /// As [`load_default`](Self::load_default).
     pub async fn ensure_default(&self) -> Result<(), ApparmorError> {
-        if self.parser.is_none() || self.is_loaded(DEFAULT)? {
+        if self.parser.is_none() || self.is_loaded(DEFAULT).await? {
             return Ok(());
         }
         tracing::info!(profile = DEFAULT, "the AppArmor profile is gone; loading it again");
@@ -163,8 +163,10 @@ impl Apparmor {
     ///
     /// # Errors
     /// If the kernel does not tell.
-    pub fn is_loaded(&self, name: &str) -> Result<bool, ApparmorError> {
-        let list = fs::read_to_string(&self.loaded)
+    pub async fn is_loaded(&self, name: &str) -> Result<bool, ApparmorError> {
+        let path = self.loaded.clone();
+        let list = blocking(move || fs::read_to_string(path))
+            .await
             .map_err(|source| ApparmorError::List { path: self.loaded.clone(), source })?;
         Ok(list.lines().filter_map(name_of).any(|loaded| loaded == name))
     }
@@ -201,18 +203,18 @@ mod tests {
         Apparmor { enabled: true, parser: Some(parser), loaded: dir.join("profiles") }
     }
 
-    #[test]
-    fn a_loaded_profile_is_found_by_its_whole_name() {
+    #[tokio::test]
+    async fn a_loaded_profile_is_found_by_its_whole_name() {
         let dir = tempfile::tempdir().unwrap();
         let apparmor = with_parser(dir.path(), "");
-        assert!(apparmor.is_loaded("x").is_err(), "no list is no answer");
+        assert!(apparmor.is_loaded("x").await.is_err(), "no list is no answer");
         fs::write(&apparmor.loaded, "web (enforce)\nodd (x) (complain)\n/bin/a//b (unconfined)\n")
             .unwrap();
         for there in ["web", "odd (x)", "/bin/a//b"] {
-            assert!(apparmor.is_loaded(there).unwrap(), "{there}");
+            assert!(apparmor.is_loaded(there).await.unwrap(), "{there}");
         }
         for absent in ["we", "web (enforce)", "", "odd"] {
-            assert!(!apparmor.is_loaded(absent).unwrap(), "{absent}");
+            assert!(!apparmor.is_loaded(absent).await.unwrap(), "{absent}");
         }
     }
 

@@ -1,7 +1,5 @@
 //! Sees that the AppArmor profile of a container is there before the runtime needs it.
 
-use crate::error::chain;
-
 use super::spec::{Profile, Security};
 use super::{ContainerError, Parts};
 
@@ -19,16 +17,13 @@ pub async fn confine(parts: &Parts, security: &Security) -> Result<(), Container
         problem,
     };
     match &security.apparmor {
-        Profile::Localhost(name) => match apparmor.is_loaded(name) {
+        Profile::Localhost(name) => match apparmor.is_loaded(name).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(refuse(format!("profile {name:?} is not loaded"))),
             Err(source) => Err(ContainerError::Apparmor(source)),
         },
         Profile::Unset | Profile::RuntimeDefault if !security.privileged => {
-            let ready = apparmor.ensure_default().await;
-            ready
-                .inspect_err(|error| tracing::error!(error = %chain(error), "AppArmor"))
-                .map_err(ContainerError::Apparmor)
+            apparmor.ensure_default().await.map_err(ContainerError::Apparmor)
         }
         Profile::Unset | Profile::RuntimeDefault | Profile::Unconfined => Ok(()),
     }
