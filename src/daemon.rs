@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use crate::apparmor::Apparmor;
 use crate::cgroup::{Cgroups, Driver};
 use crate::config::{CgroupDriver, Config, HandlerKind};
 use crate::container::{self, Containers};
@@ -159,7 +160,7 @@ impl Daemon {
         })
         .await
         .context("open the image store")?;
-        let pod_ranges = restored_ranges(&config, &layout).await;
+        let pod_ranges = PodRanges::restored(&config.network, layout.pod_ranges()).await;
         let mapped_rootfs = blocking({
             let root = layout.root().to_owned();
             move || rootfs::mapping::probe(&root)
@@ -180,6 +181,7 @@ impl Daemon {
             runtimes: runtimes(&config, &inventory, &host, cgroups.driver()),
             monitor: config.runtime.monitor.clone(),
             cgroups: cgroups.clone(),
+            apparmor: Apparmor::start(host.security.apparmor),
             host: host.clone(),
             operations: operations.clone(),
             events: events.of_containers(),
@@ -290,17 +292,6 @@ impl Daemon {
         drop(steps::spawn("gauges", gauges));
         Ok(())
     }
-}
-
-/// The pods' addresses as a former daemon was told. What is wrong with them or the template keeps
-/// nothing from starting: the kubelet tells them again, and gets the reason.
-async fn restored_ranges(config: &Config, layout: &Layout) -> Arc<PodRanges> {
-    let ranges = Arc::new(PodRanges::new(&config.network, layout.pod_ranges()));
-    let restoring = ranges.clone();
-    if let Err(error) = blocking(move || restoring.restore()).await {
-        tracing::error!(error = %chain(&error), "restore the pods' address ranges");
-    }
-    ranges
 }
 
 /// Gives back the networks that are owed, for as long as the daemon lives.

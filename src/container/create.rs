@@ -21,7 +21,7 @@ use super::record::{ContainerRecord, ImageUsed};
 use super::spec::{ContainerSpec, User};
 use super::state::State;
 use super::{
-    ContainerError, Parts, PodPlace, bundle, cleanup, remove, signal, start, user, volumes,
+    ContainerError, Parts, PodPlace, bundle, cleanup, confine, remove, signal, start, user, volumes,
 };
 
 /// A container that exists.
@@ -73,6 +73,9 @@ async fn steps(
     operation.step("mount sources");
     volumes::check_sources(parts, &spec).await?;
     volumes::check_mappings(&spec, pod.user.as_ref()).await?;
+
+    operation.step("apparmor");
+    confine::confine(parts, &spec.security).await?;
 
     operation.step("record");
     undo.push("record and files", {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::apparmor::Apparmor;
 use crate::cgroup::Cgroups;
 use crate::events::Publisher;
 use crate::host::Host;
@@ -31,6 +32,8 @@ pub struct Parts {
     pub monitor: PathBuf,
     /// Control groups.
     pub cgroups: Cgroups,
+    /// AppArmor.
+    pub apparmor: Apparmor,
     /// Facts about this host.
     pub host: Host,
     /// Work in flight.
