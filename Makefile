@@ -20,7 +20,7 @@ CRITEST := $(TARGET)/release/critest
 # What `make conformance` was asked to run; nothing means all there is.
 SELECTED := $(strip $(foreach v,ON RUNTIME FOCUS WEBSOCKET CHURN REPEAT,$($(v))))
 
-.PHONY: build daemon monitor tools run test check unit e2e critest conformance bench fmt clean help
+.PHONY: build daemon monitor tools run test check unit e2e critest conformance guest guest-smoke bench fmt clean help
 .DEFAULT_GOAL := build
 
 build: daemon monitor ## the daemon and its monitor
@@ -81,6 +81,22 @@ conformance: guest-tools build
 	e2e/guest/run.sh $(CRITEST) --on guest || failed=1; \
 	exit $$failed
 endif
+
+guest: guest-tools build node-tests ## a command in a machine of its own with Linux 6.1, AppArmor and control groups v2: RUN="..."; without RUN the node tests, TEST=words
+	@e2e/guest/run.sh $(if $(RUN),sh -c '$(RUN)','$(TARGET)/node-tests' $(TEST))
+
+# What this machine's kernel may not be able to show, in a few minutes.
+SMOKE := AppArmor|UserNamespaces|resources|stats|metrics
+
+guest-smoke: guest-tools build ## what needs the guest: AppArmor, limits, updates, statistics, user namespaces
+	@GUEST_LIMIT=900 e2e/guest/run.sh $(CRITEST) --on guest --focus '$(SMOKE)'
+
+# The node tests' program has a name only cargo knows.
+.PHONY: node-tests
+node-tests: need-cargo
+	@$(CARGO) test $(ALL) --test node --no-run --message-format=json 2>/dev/null | \
+	    sed -n 's|.*"executable":"\([^"]*/node-[^"]*\)".*|\1|p' | \
+	    xargs -I {} ln -sfn {} $(TARGET)/node-tests
 
 bench: tools build ## the promises of README.md, measured beside the bare runtimes in one run
 	@$(CARGO) run -q $(ALL) --bin bench -- $(BENCH)
