@@ -117,7 +117,11 @@ fn by_fsconfig(overlay: &Overlay<'_>, names: &mut Names) -> Result<OwnedFd, Step
     if let Some(label) = overlay.label {
         mount::fsconfig_set_string(&context, "context", label)?;
     }
-    mount::fsconfig_create(&context)?;
+    match mount::fsconfig_create(&context) {
+        // Before Linux 6.5, overlayfs looks at its options only now: at `lowerdir+` too.
+        Err(Errno::INVAL) => return Err(Step::Unknown),
+        other => other?,
+    }
     let read_only = match overlay.upper {
         Some(_) => MountAttrFlags::empty(),
         None => {

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::CWD;
-use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, mount, mount_change, move_mount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
+    move_mount, open_tree,
 };
 
-use super::{Names, Overlay, Step, by_fsconfig};
+use super::{Names, Overlay, Step, by_fsconfig, by_page};
 use crate::sys::idmap::mapped_copy;
 
 /// The overlay with its lower layers mapped by `namespace`, attached nowhere. On a thread that has
@@ -22,8 +22,9 @@ pub(super) fn tree(overlay: &Overlay<'_>, namespace: BorrowedFd<'_>) -> io::Resu
     let copy = |layer: &PathBuf| mapped_copy(layer, namespace);
     let copies: Vec<OwnedFd> = overlay.lower.iter().map(copy).collect::<io::Result<_>>()?;
     match attempt(overlay, &copies) {
-        Err(Step::Failed(Errno::INVAL)) => attached(overlay, &copies),
-        other => other.map_err(into_error),
+        Err(Step::Unknown) => attached(overlay, &copies, attempt),
+        Err(Step::Failed(error)) => Err(error.into()),
+        Ok(tree) => Ok(tree),
     }
 }
 
@@ -35,30 +36,38 @@ fn attempt(overlay: &Overlay<'_>, copies: &[OwnedFd]) -> Result<OwnedFd, Step> {
 
 /// Before Linux 6.15, overlayfs takes only layers that are mounted where the caller is. They are,
 /// in a mount namespace that nobody else sees and that ends with this thread.
-fn attached(overlay: &Overlay<'_>, copies: &[OwnedFd]) -> io::Result<OwnedFd> {
+fn attached(
+    overlay: &Overlay<'_>,
+    copies: &[OwnedFd],
+    new_way: impl Fn(&Overlay<'_>, &[OwnedFd]) -> Result<OwnedFd, Step>,
+) -> io::Result<OwnedFd> {
     let home = File::open("/proc/thread-self/ns/mnt")?;
     unshare(CloneFlags::CLONE_NEWNS)?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     mount("layers", overlay.target, "tmpfs", MountFlags::empty(), c"mode=0700")?;
+    let mut places = Vec::new();
     for (n, copy) in copies.iter().enumerate() {
         let place = overlay.target.join(n.to_string());
         fs::create_dir(&place)?;
-        move_mount(copy, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        move_mount(copy, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        places.push(place);
     }
-    let tree = attempt(overlay, copies).map_err(into_error);
+    let tree = match new_way(overlay, copies) {
+        Err(Step::Unknown) => page_and_copy(&Overlay { lower: &places, ..*overlay }),
+        Err(Step::Failed(error)) => Err(error.into()),
+        Ok(tree) => Ok(tree),
+    };
     // What comes back is mounted where everybody sees it.
     setns(home, CloneFlags::CLONE_NEWNS)?;
     tree
 }
 
-fn into_error(step: Step) -> io::Error {
-    match step {
-        Step::Unknown => io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this kernel's overlayfs takes no mapped layers (Linux 6.8 does)",
-        ),
-        Step::Failed(error) => error.into(),
-    }
+/// Before Linux 6.8, an overlay can only be mounted somewhere: over its layers, whence a copy is
+/// taken.
+fn page_and_copy(overlay: &Overlay<'_>) -> io::Result<OwnedFd> {
+    by_page(overlay, &mut Names::enter(overlay.lower)?)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    Ok(open_tree(CWD, overlay.target, flags)?)
 }
 
 #[cfg(test)]
@@ -108,17 +117,20 @@ mod tests {
         assert_eq!(owners(tree), [400_000, 0, 0]);
     }
 
-    #[test]
-    fn the_way_of_older_kernels_gives_the_same_and_leaves_no_mount() {
-        let before = fs::read_to_string("/proc/self/mountinfo").expect("mounts").lines().count();
-        let old = |overlay: &Overlay<'_>, namespace: BorrowedFd<'_>| {
+    /// [`owners`], made in a mount namespace and, there, in one of the ways.
+    fn owners_of_old(way: fn(&Overlay<'_>, &[OwnedFd]) -> Result<OwnedFd, Step>) -> [u32; 3] {
+        owners(|overlay, namespace| {
             let copy = |layer: &PathBuf| mapped_copy(layer, namespace);
             let copies = overlay.lower.iter().map(copy).collect::<io::Result<Vec<_>>>()?;
-            attached(overlay, &copies)
-        };
-        assert_eq!(owners(old), [400_000, 0, 0]);
+            attached(overlay, &copies, way)
+        })
+    }
+
+    #[test]
+    fn the_ways_of_older_kernels_give_the_same_and_leave_no_mount() {
+        assert_eq!(owners_of_old(attempt), [400_000, 0, 0]);
+        assert_eq!(owners_of_old(|_, _| Err(Step::Unknown)), [400_000, 0, 0]);
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
         assert!(!mounts.contains(" layers "), "{mounts}");
-        assert!(before > 0);
     }
 }
