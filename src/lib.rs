@@ -18,6 +18,7 @@ pub mod stats;
 pub mod cgroup;
 pub mod monitor;
 pub mod network;
+pub mod nri;
 pub mod rootfs;
 pub mod runtime;
 

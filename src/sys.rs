@@ -4,6 +4,7 @@
 
 pub mod foreign;
 pub mod in_root;
+pub mod inherit;
 pub mod namespaces;
 pub mod overlay;
 pub mod pass_fds;
