@@ -16,6 +16,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::error::{Classify, Kind};
 use crate::ids::{ContainerId, PodId};
 
+mod limits;
+
+pub use limits::Limits;
+
 /// The parent of pods whose request names none (cgroupfs).
 const DEFAULT_PARENT: &str = "/crisol";
 
@@ -61,6 +65,16 @@ pub enum CgroupError {
         /// What the system said.
         source: io::Error,
     },
+    /// A limit could not be set.
+    #[error("write {value:?} to {path}")]
+    Write {
+        /// Its file.
+        path: PathBuf,
+        /// The limit.
+        value: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A group could not be removed.
     #[error("remove cgroup {path}")]
     Remove {
@@ -84,6 +98,8 @@ impl Classify for CgroupError {
         match self {
             Self::Parent { .. } => Kind::Invalid,
             Self::Unkillable { .. } => Kind::TimedOut,
+            // The kernel knows no such limit, or the parent group does not allow it.
+            Self::Write { .. } => Kind::Refused,
             _ => Kind::Internal,
         }
     }

@@ -31,6 +31,7 @@ pub mod spec;
 pub mod start;
 pub mod state;
 pub mod stop;
+pub mod update;
 pub mod user;
 pub mod volumes;
 
@@ -40,7 +41,7 @@ pub use parts::Parts;
 pub use record::ContainerRecord;
 
 use handle::{Command, Creation, Handle};
-use spec::ContainerSpec;
+use spec::{ContainerSpec, Resources};
 use state::{Request, State, Verdict};
 
 /// An error that several callers wait for.
@@ -170,6 +171,12 @@ impl Containers {
             Some(handle) => self.remove_one(handle).await,
             None => Ok(()),
         }
+    }
+
+    /// Changes a container's limits; zero or empty leaves one as it is.
+    pub async fn update(&self, query: &IdQuery, change: Resources) -> Result<(), Shared> {
+        let change = Box::new(change);
+        self.ask(self.handle(query)?, |reply| Command::Update { change, reply }).await
     }
 
     /// Stops every container of a pod at once.

@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -34,7 +34,7 @@ use crate::health;
 use crate::host::Host;
 use crate::image::Images;
 use crate::metrics::{self, Metrics};
-use crate::network::Networks;
+use crate::network::{Networks, PodRanges};
 use crate::path::Layout;
 use crate::pod::{self, Pods};
 use crate::record::Records;
@@ -152,6 +152,7 @@ impl Daemon {
         })
         .await
         .context("open the image store")?;
+        let pod_ranges = restored_ranges(&config, &layout).await;
         let networks = Networks::new(&config.network, layout.cni_cache());
         let operations = Operations::default();
         let version = health::version();
@@ -193,7 +194,7 @@ impl Daemon {
             layers: layers.clone(),
             cgroups: cgroups.clone(),
             owed: owing,
-            pod_cidr: Mutex::default(),
+            pod_ranges,
         });
         let daemon = Self {
             pods,
@@ -211,7 +212,8 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// The gRPC server: it listens at once and answers `Version`; the rest waits for recovery.
+    /// The gRPC server: it listens at once and answers what needs no pod; the rest waits for
+    /// recovery.
     fn server(
         &self,
         socket: UnixListener,
@@ -251,6 +253,17 @@ impl Daemon {
         drop(steps::spawn("gauges", gauges));
         Ok(())
     }
+}
+
+/// The pods' addresses as a former daemon was told. What is wrong with them or the template keeps
+/// nothing from starting: the kubelet tells them again, and gets the reason.
+async fn restored_ranges(config: &Config, layout: &Layout) -> Arc<PodRanges> {
+    let ranges = Arc::new(PodRanges::new(&config.network, layout.pod_ranges()));
+    let restoring = ranges.clone();
+    if let Err(error) = blocking(move || restoring.restore()).await {
+        tracing::error!(error = %chain(&error), "restore the pods' address ranges");
+    }
+    ranges
 }
 
 /// Gives back the networks that are owed, for as long as the daemon lives.

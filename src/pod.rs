@@ -30,7 +30,7 @@ pub mod stop;
 
 pub use error::PodError;
 pub use parts::Parts;
-pub use record::PodRecord;
+pub use record::{PodRecord, PodResources};
 
 use actor::{Command, Creation, Handle};
 use spec::{PodKey, PodSpec};
@@ -99,6 +99,12 @@ impl Pods {
             Some(handle) => self.ask(handle, Command::Remove).await,
             None => Ok(()),
         }
+    }
+
+    /// Notes what the kubelet gives a pod now.
+    pub async fn update(&self, query: &IdQuery, resources: PodResources) -> Result<(), Shared> {
+        let resources = Box::new(resources);
+        self.ask(self.handle(query)?, |reply| Command::Update(resources, reply)).await
     }
 
     /// Creates a container in a pod that is ready.

@@ -139,6 +139,14 @@ calls! { pods:
     reopen_rpc, reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     /// ExecSync.
     exec_rpc, exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+    /// UpdateContainerResources.
+    update_rpc, update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
+    /// UpdatePodSandboxResources.
+    update_pod_rpc, update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
+    /// UpdateRuntimeConfig.
+    update_config_rpc, update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
+    /// RuntimeConfig.
+    config_rpc, runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
 }
 
 calls! { images:
@@ -281,6 +289,19 @@ impl Cri {
     /// With the daemon's status.
     pub fn containers(&self) -> Answer<Vec<pb::Container>> {
         Ok(self.list_rpc(pb::ListContainersRequest::default())?.containers)
+    }
+
+    /// Changes a container's limits.
+    ///
+    /// # Errors
+    /// With the daemon's status.
+    pub fn update(&self, container: &str, linux: pb::LinuxContainerResources) -> Answer<()> {
+        self.update_rpc(pb::UpdateContainerResourcesRequest {
+            container_id: container.to_owned(),
+            linux: Some(linux),
+            ..Default::default()
+        })?;
+        Ok(())
     }
 
     /// Runs a command in a container, for at most 30 seconds.

@@ -99,7 +99,7 @@ pub const BUILT_IN: [BuiltInHandler; 2] = [
 ];
 
 /// All keys with one value, in the order in which files show them.
-pub const KEYS: [Key; 23] = [
+pub const KEYS: [Key; 24] = [
     Key {
         name: "root",
         default: Fallback::Text("/var/lib/crisol"),
@@ -135,6 +135,12 @@ pub const KEYS: [Key; 23] = [
         default: Fallback::Text("/etc/cni/net.d"),
         reason: "Where the network provider installs its CNI configuration.",
         get: |c| path(&c.network.conf_dir),
+    },
+    Key {
+        name: "network.conf_template",
+        default: Fallback::Text(""),
+        reason: "Template of a CNI configuration, written to conf_dir/10-crisol.conflist when the kubelet tells the pods' addresses; empty = none.",
+        get: |c| c.network.conf_template.as_deref().map_or(Value::Text(String::new()), path),
     },
     Key {
         name: "network.plugin_dirs",

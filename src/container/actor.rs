@@ -21,11 +21,13 @@ use crate::registry::Registry;
 use super::create::Made;
 use super::handle::{Command, Creation, Handle, MAILBOX, Reply, answer};
 use super::record::{ContainerRecord, Ended, now_ns};
-use super::spec::ContainerSpec;
-use super::state::{State, Verdict, admit};
+use super::spec::{ContainerSpec, Resources};
+use super::state::{State, Verdict};
 use super::{
     ContainerError, Key, Parts, PodPlace, Shared, cleanup, create, remove, signal, start, stop,
 };
+
+mod update;
 
 /// Requests that may wait for a step of one container to end.
 const MAX_DEFERRED: usize = 64;
@@ -39,6 +41,7 @@ const KILL_AGAIN: Duration = Duration::from_secs(5);
 /// What a finished step comes back with.
 enum Fact {
     Started(Result<(), ContainerError>),
+    Updated(Result<Resources, ContainerError>),
     Cleaned(Result<(), ContainerError>),
     Removed(Result<(), ContainerError>),
 }
@@ -60,6 +63,8 @@ pub struct Actor {
     /// The runtime's start has not returned. It still works on the files that a clean-up removes,
     /// also when the process that it let go has ended already.
     start_in_flight: bool,
+    /// Who waits for the limits that are being changed; they are changed by the runtime, too.
+    updating: Option<Reply>,
     deferred: VecDeque<Command>,
     starting: Vec<Reply>,
     stopping: Vec<Reply>,
@@ -91,6 +96,7 @@ pub fn new(
         log: create::log_path(pod, &spec),
         cgroup: parts.cgroups.container(pod.cgroup_parent.as_deref(), &id),
         spec,
+        updated: None,
         state: State::Creating,
         boot_id: parts.host.boot_id.clone(),
         handler: pod.handler.clone(),
@@ -125,6 +131,7 @@ pub fn owner_of(record: ContainerRecord, parts: Arc<Parts>) -> (Handle, Actor) {
         kill_at: None,
         cleaning: false,
         start_in_flight: false,
+        updating: None,
         deferred: VecDeque::new(),
         starting: Vec::new(),
         stopping: Vec::new(),
@@ -184,6 +191,7 @@ impl Actor {
                 Some(event) = self.monitor.1.recv() => self.on_monitor(event).await,
                 Some(fact) = self.facts.1.recv() => match fact {
                     Fact::Started(result) => self.on_started(result).await,
+                    Fact::Updated(result) => self.on_updated(result).await,
                     Fact::Cleaned(result) => self.on_cleaned(result).await,
                     Fact::Removed(Ok(())) => break,
                     Fact::Removed(Err(error)) => self.on_not_removed(error),
@@ -206,7 +214,7 @@ impl Actor {
     }
 
     fn admit(&mut self, command: Command) {
-        let verdict = admit(self.record.state, command.request());
+        let verdict = self.verdict(command.request());
         if verdict == Verdict::Defer {
             if self.deferred.len() < MAX_DEFERRED {
                 self.deferred.push_back(command);
@@ -231,6 +239,7 @@ impl Actor {
                 }
             }
             (Command::Remove(reply), Verdict::Join) => self.removing.push(reply),
+            (Command::Update { change, reply }, Verdict::Run) => self.update(*change, reply),
             (command, Verdict::Done) => answer(vec![command.into_reply()], &Ok(())),
             (command, _) => {
                 let error = ContainerError::WrongState {
@@ -373,9 +382,9 @@ impl Actor {
         self.admit_deferred();
     }
 
-    /// Begins the clean-up, unless it runs or the runtime's start does.
+    /// Begins the clean-up, unless it runs or the runtime's start or update does.
     fn clean(&mut self) {
-        if self.cleaning || self.start_in_flight {
+        if self.cleaning || self.start_in_flight || self.updating.is_some() {
             return;
         }
         self.cleaning = true;
@@ -437,9 +446,10 @@ impl Actor {
     }
 
     /// Runs a step as a task of its own; it comes back as a fact also when it panics.
-    fn step<F>(&self, verb: &'static str, fact: fn(Result<(), ContainerError>) -> Fact, work: F)
+    fn step<T, F>(&self, verb: &'static str, fact: fn(Result<T, ContainerError>) -> Fact, work: F)
     where
-        F: Future<Output = Result<(), ContainerError>> + Send + 'static,
+        T: Send + 'static,
+        F: Future<Output = Result<T, ContainerError>> + Send + 'static,
     {
         let back = self.facts.0.clone();
         drop(crate::steps::spawn(verb, async move {

@@ -82,7 +82,7 @@ pub fn write(
 }
 
 /// What this host and this runtime can do.
-fn facts(host: &Host, features: &Features) -> HostFacts {
+pub(super) fn facts(host: &Host, features: &Features) -> HostFacts {
     let grantable = host.capabilities.grantable().into_iter();
     HostFacts {
         oci_version: features.oci_version.clone(),

@@ -157,6 +157,26 @@ pub enum ContainerError {
         /// Why.
         source: RuntimeError,
     },
+    /// The runtime did not change the limits.
+    #[error("limits of container {id}")]
+    Update {
+        /// Whose.
+        id: ContainerId,
+        /// Why.
+        source: RuntimeError,
+    },
+    /// The container uses more memory than it could have.
+    #[error(
+        "linux.memory_limit_in_bytes: {limit} is less than the {used} bytes that container {id} uses"
+    )]
+    BelowUsage {
+        /// Which.
+        id: ContainerId,
+        /// The limit asked for.
+        limit: i64,
+        /// What it uses.
+        used: u64,
+    },
     /// Its control group.
     #[error("control group of container {id}")]
     Cgroup {
@@ -195,7 +215,7 @@ impl Classify for ContainerError {
             Self::NotFound { .. } | Self::Gone { .. } | Self::NoImage { .. } => Kind::NotFound,
             Self::Ambiguous(_) | Self::Request { .. } => Kind::Invalid,
             Self::Busy { .. } => Kind::Exhausted,
-            Self::WrongState { .. } => Kind::WrongState,
+            Self::WrongState { .. } | Self::BelowUsage { .. } => Kind::WrongState,
             Self::NameTaken { .. } => Kind::AlreadyExists,
             Self::ImageVolume { .. } | Self::Refused { .. } | Self::ExecRefused { .. } => {
                 Kind::Refused
@@ -207,6 +227,9 @@ impl Classify for ContainerError {
             Self::Spec { source, .. } => source.kind(),
             Self::Monitor { source, .. } => source.kind(),
             Self::Runtime { source, .. } => source.kind(),
+            // A limit that the parent group does not allow, in the runtime's words.
+            Self::Update { source: RuntimeError::Failed { .. }, .. } => Kind::Refused,
+            Self::Update { source, .. } => source.kind(),
             Self::Cgroup { source, .. } => source.kind(),
             Self::File { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Exhausted,

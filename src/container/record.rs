@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ContainerId, ImageId, PodId};
 use crate::monitor::ProcessId;
 
-use super::spec::ContainerSpec;
+use super::spec::{ContainerSpec, Resources};
 use super::state::State;
 use super::user::Identity;
 
@@ -25,6 +25,9 @@ pub struct ContainerRecord {
     pub pod: PodId,
     /// What was asked.
     pub spec: Arc<ContainerSpec>,
+    /// Limits since they were changed last; none = still those of the request.
+    #[serde(default)]
+    pub updated: Option<Resources>,
     /// Where it is in its life.
     pub state: State,
     /// The boot that its process, mounts and control group belong to.
@@ -53,6 +56,13 @@ pub struct ContainerRecord {
     pub process: Option<ProcessId>,
     /// Its runtime state, mounts and control group are given back.
     pub cleaned: bool,
+}
+
+impl ContainerRecord {
+    /// The limits in force.
+    pub fn resources(&self) -> &Resources {
+        self.updated.as_ref().unwrap_or(&self.spec.resources)
+    }
 }
 
 /// How a container ended.

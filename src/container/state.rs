@@ -52,6 +52,8 @@ pub enum Request {
     Remove,
     /// Run another process in it.
     Exec,
+    /// Change its limits.
+    Update,
     /// Open the log anew.
     ReopenLog,
 }
@@ -97,6 +99,10 @@ pub const fn admit(state: State, request: Request) -> Verdict {
             Q::Exec | Q::ReopenLog,
             S::Creating | S::Created | S::Starting | S::Exited | S::Removing | S::Unknown,
         ) => V::Deny,
+
+        (Q::Update, S::Created | S::Running) => V::Run,
+        (Q::Update, S::Starting) => V::Defer,
+        (Q::Update, S::Creating | S::Stopping | S::Exited | S::Removing | S::Unknown) => V::Deny,
     }
 }
 
@@ -105,22 +111,28 @@ mod tests {
     use super::*;
     use Verdict::{Defer, Deny, Done, Join, Run};
 
-    /// Rows in the order Start, Stop, Remove, Exec, ReopenLog.
-    const TABLE: [(State, [Verdict; 5]); 8] = [
-        (State::Creating, [Deny, Defer, Defer, Deny, Deny]),
-        (State::Created, [Run, Run, Run, Deny, Deny]),
-        (State::Starting, [Join, Defer, Defer, Deny, Deny]),
-        (State::Running, [Deny, Run, Run, Run, Run]),
-        (State::Stopping, [Deny, Join, Run, Run, Run]),
-        (State::Exited, [Deny, Done, Run, Deny, Deny]),
-        (State::Removing, [Deny, Done, Join, Deny, Deny]),
-        (State::Unknown, [Deny, Run, Run, Deny, Deny]),
+    /// Rows in the order Start, Stop, Remove, Exec, ReopenLog, Update.
+    const TABLE: [(State, [Verdict; 6]); 8] = [
+        (State::Creating, [Deny, Defer, Defer, Deny, Deny, Deny]),
+        (State::Created, [Run, Run, Run, Deny, Deny, Run]),
+        (State::Starting, [Join, Defer, Defer, Deny, Deny, Defer]),
+        (State::Running, [Deny, Run, Run, Run, Run, Run]),
+        (State::Stopping, [Deny, Join, Run, Run, Run, Deny]),
+        (State::Exited, [Deny, Done, Run, Deny, Deny, Deny]),
+        (State::Removing, [Deny, Done, Join, Deny, Deny, Deny]),
+        (State::Unknown, [Deny, Run, Run, Deny, Deny, Deny]),
     ];
 
     #[test]
     fn every_request_in_every_state_has_the_verdict_of_the_table() {
-        let requests =
-            [Request::Start, Request::Stop, Request::Remove, Request::Exec, Request::ReopenLog];
+        let requests = [
+            Request::Start,
+            Request::Stop,
+            Request::Remove,
+            Request::Exec,
+            Request::ReopenLog,
+            Request::Update,
+        ];
         for (state, verdicts) in TABLE {
             for (request, expected) in requests.into_iter().zip(verdicts) {
                 assert_eq!(admit(state, request), expected, "{request:?} in {state:?}");

@@ -22,7 +22,7 @@ use std::fmt;
 
 pub use mount::mounts_into_pb;
 pub use namespaces::namespace_options;
-pub use resources::{resources_into_pb, update};
+pub use resources::{resources_into_pb, update, update_pod};
 
 use crate::error::{Classify, Kind};
 

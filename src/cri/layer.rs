@@ -63,8 +63,10 @@ const RPCS: [&str; 43] = [
     "ImageFsInfo",
 ];
 
-/// The one call that is answered while pods and containers are still being found.
-const VERSION: &str = "/runtime.v1.RuntimeService/Version";
+/// What is answered while pods and containers are still being found: who we are, and the driver of
+/// control groups, which the kubelet asks for a few times at its own start and then never again.
+const ALWAYS: [&str; 2] =
+    ["/runtime.v1.RuntimeService/Version", "/runtime.v1.RuntimeService/RuntimeConfig"];
 
 /// Wraps the services.
 #[derive(Clone)]
@@ -111,7 +113,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        if path != VERSION && !*self.calls.recovered.borrow() {
+        if !ALWAYS.contains(&path) && !*self.calls.recovered.borrow() {
             return Box::pin(std::future::ready(Ok(status::starting().into_http())));
         }
         let asked = path.rsplit('/').next().unwrap_or(path);

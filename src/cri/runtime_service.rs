@@ -22,6 +22,9 @@ use super::pb::runtime_service_server::RuntimeService;
 use super::report::Reporter;
 use super::status::{invalid, status, unsupported};
 
+mod config;
+mod resources;
+
 type Reply<T> = Result<Response<T>, Status>;
 
 /// A stream of replies that exists as a whole already.
@@ -300,26 +303,21 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<pb::UpdateRuntimeConfigRequest>,
     ) -> Reply<pb::UpdateRuntimeConfigResponse> {
-        let config = request.into_inner().runtime_config;
-        let cidr = config.and_then(|config| config.network_config).unwrap_or_default().pod_cidr;
-        self.reporter.set_pod_cidr(&cidr).map_err(|problem| {
-            invalid(format!("runtime_config.network_config.pod_cidr: {problem}"))
-        })?;
-        Ok(Response::new(pb::UpdateRuntimeConfigResponse {}))
+        self.update_config(request).await
     }
 
     async fn update_container_resources(
         &self,
-        _: Request<pb::UpdateContainerResourcesRequest>,
+        request: Request<pb::UpdateContainerResourcesRequest>,
     ) -> Reply<pb::UpdateContainerResourcesResponse> {
-        Err(later("UpdateContainerResources"))
+        self.update_container(request).await
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<pb::UpdatePodSandboxResourcesRequest>,
+        request: Request<pb::UpdatePodSandboxResourcesRequest>,
     ) -> Reply<pb::UpdatePodSandboxResourcesResponse> {
-        Err(later("UpdatePodSandboxResources"))
+        self.update_pod(request).await
     }
 
     async fn exec(&self, _: Request<pb::ExecRequest>) -> Reply<pb::ExecResponse> {

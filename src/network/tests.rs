@@ -71,7 +71,11 @@ impl Fixture {
     }
 
     fn config(&self) -> config::Network {
-        config::Network { conf_dir: self.path("conf"), plugin_dirs: vec![self.path("bin")] }
+        config::Network {
+            conf_dir: self.path("conf"),
+            conf_template: None,
+            plugin_dirs: vec![self.path("bin")],
+        }
     }
 
     fn calls(&self) -> Vec<String> {

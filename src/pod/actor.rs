@@ -16,7 +16,7 @@ use crate::sys::namespaces;
 use crate::sys::pidfd::Process;
 
 use super::gate::Gate;
-use super::record::PodRecord;
+use super::record::{PodRecord, PodResources};
 use super::spec::{PodKey, PodSpec};
 use super::state::{Request, State, Verdict, admit};
 use super::{Parts, PodError, Shared, remove, run, stop};
@@ -36,6 +36,8 @@ pub enum Command {
     Stop(Reply),
     /// End and forget it.
     Remove(Reply),
+    /// Note its resources.
+    Update(Box<PodResources>, Reply),
 }
 
 /// How a pod's making stands.
@@ -113,6 +115,7 @@ pub fn new(id: PodId, spec: Arc<PodSpec>, handler: String, parts: Arc<Parts>) ->
         handler,
         created_at_ns: now_ns(),
         pause: None,
+        updated: None,
         addresses: Vec::new(),
     };
     owner_of(record, parts)
@@ -191,7 +194,7 @@ impl Actor {
                     Fact::PauseEnded => self.on_pause_ended(),
                 },
                 command = self.commands.recv() => match command {
-                    Some(command) => self.admit(command),
+                    Some(command) => self.admit(command).await,
                     // The daemon is going down; the pod stays.
                     None => return,
                 },
@@ -203,7 +206,7 @@ impl Actor {
         answer(std::mem::take(&mut self.stopping), &Ok(()));
     }
 
-    fn admit(&mut self, command: Command) {
+    async fn admit(&mut self, command: Command) {
         match (admit(self.record.state, command.request()), command) {
             (Verdict::Run, Command::Stop(reply)) => {
                 self.stopping.push(reply);
@@ -213,10 +216,18 @@ impl Actor {
                 self.removing.push(reply);
                 self.remove();
             }
+            (Verdict::Run, Command::Update(resources, reply)) => {
+                self.update(*resources, reply).await;
+            }
             (Verdict::Join, Command::Stop(reply)) => self.stopping.push(reply),
             (Verdict::Join, Command::Remove(reply)) => self.removing.push(reply),
             (Verdict::Done, command) => answer(vec![command.into_reply()], &Ok(())),
             (Verdict::Defer, command) => self.defer(command),
+            (Verdict::Deny | Verdict::Join, command) => {
+                let (id, state) = (self.record.id, self.record.state);
+                let denied = Arc::new(PodError::NotReady { id, state });
+                answer(vec![command.into_reply()], &Err(denied));
+            }
         }
     }
 
@@ -252,8 +263,17 @@ impl Actor {
         }
         answer(std::mem::take(&mut self.stopping), &result);
         for command in std::mem::take(&mut self.deferred) {
-            self.admit(command);
+            self.admit(command).await;
         }
+    }
+
+    /// The pod's group is the kubelet's, which changes it itself: what it tells is kept for those
+    /// who look at the pod.
+    async fn update(&mut self, resources: PodResources, reply: Reply) {
+        self.record.updated = Some(resources);
+        self.publish();
+        let saved = self.parts.save(&self.record).await.map_err(Arc::new);
+        answer(vec![reply], &saved);
     }
 
     fn remove(&mut self) {
@@ -326,12 +346,13 @@ impl Command {
         match self {
             Self::Stop(_) => Request::Stop,
             Self::Remove(_) => Request::Remove,
+            Self::Update(..) => Request::Update,
         }
     }
 
     fn into_reply(self) -> Reply {
         match self {
-            Self::Stop(reply) | Self::Remove(reply) => reply,
+            Self::Stop(reply) | Self::Remove(reply) | Self::Update(_, reply) => reply,
         }
     }
 }

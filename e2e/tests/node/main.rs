@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod network;
+mod resources;
 mod restart;
 mod retry;
 mod support;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         network::a_host_network_pod_needs_no_plugin,
         network::resolv_conf_and_hostname_are_the_requests,
         network::sysctls_apply_in_the_pod_alone,
+        network::the_pods_addresses_become_a_network_by_the_template,
         network::a_failing_plugin_is_undone_and_owed_deletes_are_paid,
         confinement::the_default_is_confined,
         confinement::seccomp_filters_when_asked,
@@ -60,6 +62,11 @@ fn main() -> ExitCode {
         confinement::a_shared_process_namespace_has_our_pause,
         limits::limits_are_in_the_kernel,
         limits::an_oom_kill_is_named,
+        resources::an_update_is_in_the_kernel_in_the_status_and_survives,
+        resources::an_update_that_cannot_be_leaves_everything_as_it_was,
+        resources::twenty_updates_at_once_end_with_one_of_them,
+        resources::a_runtime_that_hangs_in_an_update_holds_up_nothing_else,
+        resources::a_pods_resources_are_noted_while_it_is_ready,
         bad_requests::each_is_refused_by_the_name_of_its_field,
         retry::the_same_request_twenty_times_is_one_pod_and_one_container,
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,

@@ -99,7 +99,7 @@ pub fn container_status(record: &ContainerRecord) -> pb::ContainerStatus {
         mounts: mounts(record),
         log_path: record.log.as_ref().map(|log| log.display().to_string()).unwrap_or_default(),
         resources: Some(pb::ContainerResources {
-            linux: Some(resources_into_pb(&record.spec.resources)),
+            linux: Some(resources_into_pb(record.resources())),
             windows: None,
         }),
         image_id,
@@ -180,6 +180,7 @@ pub fn pod_info(record: &PodRecord) -> BTreeMap<String, String> {
         "runtimeHandler": record.handler,
         "state": record.state,
         "config": record.spec,
+        "updated": record.updated,
     }))
 }
 
