@@ -35,6 +35,7 @@ use crate::host::Host;
 use crate::image::Images;
 use crate::metrics::{self, Metrics};
 use crate::network::{Networks, PodRanges};
+use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::pod::{self, Pods};
 use crate::record::Records;
@@ -42,6 +43,8 @@ use crate::runtime::handlers::Inventory;
 use crate::runtime::{Runtime, SystemdCgroup};
 use crate::stats::WritableLayers;
 use crate::steps::{self, Operations, blocking};
+
+mod plugins;
 
 /// The kubelet and crictl send and accept messages up to this.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -74,6 +77,8 @@ struct Daemon {
     images: Images,
     layers: WritableLayers,
     metrics: Arc<Metrics>,
+    /// Plugins of the Node Resource Interface.
+    plugins: Plugins,
     /// Becomes true when pods and containers have been found again.
     recovered: watch::Sender<bool>,
     /// Pods whose network could not be given back yet.
@@ -127,6 +132,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         tracing::warn!("requests are still in flight; their records tell the next daemon");
     }
+    daemon.plugins.shut_down().await;
     fs::remove_file(&listener).ok();
     let cgroups = daemon.cgroups.clone();
     blocking(move || cgroups.remove_default_parent()).await;
@@ -158,6 +164,7 @@ impl Daemon {
         let version = health::version();
         let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
         let layers = WritableLayers::new(layout.writable_layers());
+        let plugins = Plugins::new(&config.nri, (version.name, version.version));
 
         let containers = Containers::new(Arc::new(container::Parts {
             layout: layout.clone(),
@@ -167,6 +174,7 @@ impl Daemon {
             monitor: config.runtime.monitor.clone(),
             cgroups: cgroups.clone(),
             host: host.clone(),
+            plugins: plugins.clone(),
             operations: operations.clone(),
         }));
         let pods = Pods::new(Arc::new(pod::Parts {
@@ -179,6 +187,7 @@ impl Daemon {
             monitor: config.runtime.monitor.clone(),
             handlers: oci_handlers(&config),
             default_handler: config.runtime.default_handler.clone(),
+            plugins: plugins.clone(),
             operations: operations.clone(),
         }));
         let (recovered, recovering) = watch::channel(false);
@@ -203,6 +212,7 @@ impl Daemon {
             images,
             layers,
             metrics,
+            plugins,
             recovered,
             owed,
             cgroups,
@@ -242,6 +252,9 @@ impl Daemon {
     async fn recover(&self) -> anyhow::Result<()> {
         self.containers.recover().await.context("find containers again")?;
         self.pods.recover().await.context("find pods again")?;
+        let (pods, containers) = (self.pods.clone(), self.containers.clone());
+        let objects = Arc::new(plugins::Objects { pods, containers });
+        self.plugins.serve(&self.reporter.config.nri, objects).await;
         self.recovered.send_replace(true);
         drop(steps::spawn("slow steps", self.operations.clone().tell_slow_steps()));
         drop(steps::spawn("writable layers", self.layers.clone().sample()));

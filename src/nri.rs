@@ -65,6 +65,10 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// How long plugins that were started by us may take to be gone.
 const REAPED: Duration = Duration::from_secs(3);
 
+/// How long a change of another container may be waited for. Two containers may wait for each other
+/// when plugins answer the update of each with one of the other.
+const APPLIED: Duration = Duration::from_secs(10);
+
 /// Work of the host, as a trait object can return it.
 pub type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -173,7 +177,10 @@ impl Plugins {
     /// Changes another container's limits, as a plugin wants.
     async fn apply(&self, update: &ContainerUpdate) -> Result<(), NriError> {
         let applied = match self.0.host.get() {
-            Some(host) => host.update(update).await,
+            Some(host) => match tokio::time::timeout(APPLIED, host.update(update)).await {
+                Ok(applied) => applied,
+                Err(_) => Err(format!("is not done after {APPLIED:?}")),
+            },
             None => Err("the daemon is still starting".to_owned()),
         };
         let container = || update.container_id.clone();

@@ -8,6 +8,7 @@ use crate::error::{Classify, Kind};
 use crate::ids::ContainerId;
 use crate::image::ImageError;
 use crate::monitor::MonitorError;
+use crate::nri::NriError;
 use crate::record::RecordError;
 use crate::registry::Ambiguous;
 use crate::rootfs::RootfsError;
@@ -185,6 +186,9 @@ pub enum ContainerError {
         /// Why.
         source: CgroupError,
     },
+    /// Plugins of the node refuse, or want what cannot be.
+    #[error("plugins of the node")]
+    Plugins(#[source] NriError),
     /// A command ran out of its time.
     #[error("command {command:?} timed out after {seconds} s")]
     ExecTimedOut {
@@ -221,6 +225,7 @@ impl Classify for ContainerError {
                 Kind::Refused
             }
             Self::ExecTimedOut { .. } => Kind::TimedOut,
+            Self::Plugins(source) => source.kind(),
             Self::Image { source, .. } => source.kind(),
             Self::Rootfs { source, .. } => source.kind(),
             Self::User { source, .. } => source.kind(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::cgroup::Cgroups;
 use crate::host::Host;
 use crate::image::Images;
+use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::record::Records;
 use crate::runtime::Runtime;
@@ -30,6 +31,8 @@ pub struct Parts {
     pub cgroups: Cgroups,
     /// Facts about this host.
     pub host: Host,
+    /// Plugins of the node, which are told and may change things.
+    pub plugins: Plugins,
     /// Work in flight.
     pub operations: Operations,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use prost::Message;
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::chain;
 
@@ -53,11 +53,17 @@ enum Unfit {
     NoParts,
 }
 
-/// Lives with one plugin to its end. `identity` is known of those that were started by us.
-pub(super) async fn join(plugins: Plugins, stream: UnixStream, identity: Option<Identity>) {
+/// Lives with one plugin to its end. `identity` is known of those that were started by us; `joined`
+/// goes when the plugin has its picture, or is gone.
+pub(super) async fn join(
+    plugins: Plugins,
+    stream: UnixStream,
+    identity: Option<Identity>,
+    joined: Option<oneshot::Sender<()>>,
+) {
     let (link, calls) = Link::open(stream);
     let who = identity.as_ref().map(|known| format!("{}-{}", known.index, known.name));
-    if let Err(error) = live(&plugins, &link, calls, identity).await {
+    if let Err(error) = live(&plugins, &link, calls, (identity, joined)).await {
         tracing::warn!(plugin = who, error = chain(&error), "a plugin is sent away");
     }
     link.close();
@@ -67,7 +73,7 @@ async fn live(
     plugins: &Plugins,
     link: &Link,
     mut calls: mpsc::Receiver<Incoming>,
-    identity: Option<Identity>,
+    (identity, joined): (Option<Identity>, Option<oneshot::Sender<()>>),
 ) -> Result<(), Unfit> {
     let within = plugins.0.registration_timeout;
     let registration = tokio::time::timeout(within, register(&mut calls, identity));
@@ -86,6 +92,7 @@ async fn live(
     synchronized.send_replace(true);
     tracing::info!(plugin = plugin.full_name, "synchronized");
     plugins.apply_and_log(updates).await;
+    drop(joined);
     link.ended().await;
     tracing::info!(plugin = plugin.full_name, "disconnected");
     Ok(())

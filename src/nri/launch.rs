@@ -11,7 +11,7 @@ use std::process::Stdio;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::config;
 use crate::error::chain;
@@ -28,9 +28,6 @@ const MAX_CONFIG: u64 = 1 << 20;
 
 /// The environment besides NRI's own: the daemon's has what is none of a plugin's.
 const PATH: (&str, &str) = ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-
-/// How often is looked whether the started ones have their picture.
-const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Starts every plugin of the directory. Returns when each has its picture or is gone, so that the
 /// first request finds them.
@@ -53,8 +50,10 @@ pub(super) async fn launch_all(plugins: &Plugins, config: &config::Nri) {
         match start(&program, &identity) {
             Ok((child, stream)) => {
                 tracing::info!(plugin = %program.display(), "started");
-                let life = live(plugins.clone(), stream, identity, (child, place));
-                joining.push(crate::steps::spawn("plugin", life));
+                let (joined, joins) = oneshot::channel();
+                let life = live(plugins.clone(), stream, (identity, joined), (child, place));
+                drop(crate::steps::spawn("plugin", life));
+                joining.push(joins);
             }
             Err(source) => {
                 let error = NriError::Socket { action: "start plugin", path: program, source };
@@ -63,12 +62,8 @@ pub(super) async fn launch_all(plugins: &Plugins, config: &config::Nri) {
         }
     }
     // Each has its own deadlines; none is waited for beyond them.
-    let started = joining.len();
-    while !joining.iter().all(|task| task.is_finished())
-        && plugins.lock().iter().filter(|p| *p.synchronized.borrow()).count()
-            < started - joining.iter().filter(|task| task.is_finished()).count()
-    {
-        tokio::time::sleep(LOOK).await;
+    for joined in joining {
+        joined.await.ok();
     }
 }
 
@@ -76,11 +71,11 @@ pub(super) async fn launch_all(plugins: &Plugins, config: &config::Nri) {
 async fn live(
     plugins: Plugins,
     stream: UnixStream,
-    identity: Identity,
+    (identity, joined): (Identity, oneshot::Sender<()>),
     (mut child, place): (Child, OwnedSemaphorePermit),
 ) {
     let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    join::join(plugins, stream, Some(identity)).await;
+    join::join(plugins, stream, Some(identity), Some(joined)).await;
     if let Some(group) = group {
         kill_process_group(group, Signal::KILL).ok();
     }

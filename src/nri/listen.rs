@@ -47,7 +47,7 @@ pub(super) async fn accept(plugins: Plugins, listener: UnixListener) {
         };
         match plugins.0.places.clone().try_acquire_owned() {
             Ok(place) => {
-                let joining = join::join(plugins.clone(), stream, None);
+                let joining = join::join(plugins.clone(), stream, None, None);
                 drop(crate::steps::spawn("plugin", async move {
                     joining.await;
                     drop(place);

@@ -3,6 +3,8 @@
 //! What precedes a fact (a creation, a start, an update) may be refused, and goes on to plugins that
 //! join meanwhile; what follows one (an end, a removal, `Post…`) cannot be refused, and a plugin that
 //! joins meanwhile has the fact in its picture.
+//!
+//! What is told comes as a future that is polled only when there is somebody to tell.
 
 use std::sync::Arc;
 
@@ -93,18 +95,21 @@ impl Plugins {
         }
     }
 
-    /// A pod's resources are about to change: what its overhead and its containers may use.
+    /// A pod's resources are about to change: its overhead, and what its containers may use.
     ///
     /// # Errors
     /// A plugin refuses.
     pub async fn update_pod(
         &self,
-        pod: Pod,
-        overhead: LinuxResources,
-        resources: LinuxResources,
+        pod: impl FnOnce() -> Pod,
+        limits: impl FnOnce() -> (LinuxResources, LinuxResources),
     ) -> Result<(), NriError> {
+        if !self.are_there() {
+            return Ok(());
+        }
+        let (overhead, resources) = limits();
         let request = UpdatePodRequest {
-            pod: Some(pod),
+            pod: Some(pod()),
             overhead_linux_resources: Some(overhead),
             linux_resources: Some(resources),
         };
@@ -116,9 +121,11 @@ impl Plugins {
     }
 
     /// A pod's resources have changed.
-    pub async fn post_update_pod(&self, pod: Pod) {
-        let request = PodRequest { pod: Some(pod) };
-        self.post_pod(&self.all_if(|| true), POST_UPDATE_POD, &request).await;
+    pub async fn post_update_pod(&self, pod: impl FnOnce() -> Pod) {
+        let plugins = self.all_if(|| true);
+        if !plugins.is_empty() {
+            self.post_pod(&plugins, POST_UPDATE_POD, &PodRequest { pod: Some(pod()) }).await;
+        }
     }
 
     /// A container is about to be created. Returns what plugins change of it; what they want of
@@ -130,12 +137,12 @@ impl Plugins {
     pub async fn create_container(
         &self,
         told: &Told,
-        container: impl FnOnce() -> Container,
+        container: impl Future<Output = Container>,
     ) -> Result<Option<ContainerAdjustment>, NriError> {
         if self.settle(&Asked::new(), told) {
             return Ok(None);
         }
-        let original = container();
+        let original = container.await;
         let pod = self.pod_of(&original);
         let mut creation = Creation::of(original.clone());
         let mut accepted = Vec::new();
@@ -217,7 +224,7 @@ impl Plugins {
     }
 
     /// A container was created.
-    pub async fn post_create_container(&self, container: impl FnOnce() -> Container) {
+    pub async fn post_create_container(&self, container: impl Future<Output = Container>) {
         self.after(POST_CREATE, container).await;
     }
 
@@ -227,12 +234,12 @@ impl Plugins {
     /// A plugin refuses.
     pub async fn start_container(
         &self,
-        container: impl FnOnce() -> Container,
+        container: impl Future<Output = Container>,
     ) -> Result<(), NriError> {
         if !self.are_there() {
             return Ok(());
         }
-        let request = self.request(container());
+        let request = self.request(container.await);
         let mut asked = Asked::new();
         while let Some(plugin) = self.next(&mut asked) {
             plugin.ask::<Empty>(START, &request, || of_container(&request)).await?;
@@ -241,7 +248,7 @@ impl Plugins {
     }
 
     /// A container's process was let go.
-    pub async fn post_start_container(&self, container: impl FnOnce() -> Container) {
+    pub async fn post_start_container(&self, container: impl Future<Output = Container>) {
         self.after(POST_START, container).await;
     }
 
@@ -252,13 +259,13 @@ impl Plugins {
     /// A plugin refuses, two want the same field, or another container could not be changed.
     pub async fn update_container(
         &self,
-        container: impl FnOnce() -> Container,
+        container: impl Future<Output = Container>,
         resources: LinuxResources,
     ) -> Result<LinuxResources, NriError> {
         if !self.are_there() {
             return Ok(resources);
         }
-        let ContainerRequest { pod, container } = self.request(container());
+        let ContainerRequest { pod, container } = self.request(container.await);
         let id = container.as_ref().map(|container| container.id.clone()).unwrap_or_default();
         let (mut updates, mut owners) = (Updates::asked(&id, resources), Owners::default());
         let mut asked = Asked::new();
@@ -284,24 +291,24 @@ impl Plugins {
     }
 
     /// A container's limits have changed.
-    pub async fn post_update_container(&self, container: impl FnOnce() -> Container) {
+    pub async fn post_update_container(&self, container: impl Future<Output = Container>) {
         self.after(POST_UPDATE, container).await;
     }
 
     /// A container's process has ended. Told once.
-    pub async fn stop_container(&self, told: &Told, container: impl FnOnce() -> Container) {
+    pub async fn stop_container(&self, told: &Told, container: impl Future<Output = Container>) {
         let plugins = self.all_if(|| told.stops());
         if !plugins.is_empty() {
-            let request = self.request(container());
+            let request = self.request(container.await);
             self.stop_at(&plugins, &request).await;
         }
     }
 
     /// A container is about to be forgotten. Told once.
-    pub async fn remove_container(&self, told: &Told, container: impl FnOnce() -> Container) {
+    pub async fn remove_container(&self, told: &Told, container: impl Future<Output = Container>) {
         let plugins = self.all_if(|| told.goes());
         if !plugins.is_empty() {
-            let request = self.request(container());
+            let request = self.request(container.await);
             self.post(&plugins, REMOVE, &request).await;
         }
     }
@@ -322,10 +329,10 @@ impl Plugins {
     }
 
     /// Tells of a fact about a container.
-    async fn after(&self, kind: Kind, container: impl FnOnce() -> Container) {
+    async fn after(&self, kind: Kind, container: impl Future<Output = Container>) {
         let plugins = self.all_if(|| true);
         if plugins.iter().any(|plugin| plugin.wants(kind.event)) {
-            let request = self.request(container());
+            let request = self.request(container.await);
             self.post(&plugins, kind, &request).await;
         }
     }

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-const UNTOLD: u8 = 0;
+/// 0 is an object that nobody has been told of.
 const TOLD: u8 = 1;
 const STOPPED: u8 = 2;
 const GONE: u8 = 3;
@@ -30,7 +30,7 @@ impl Told {
 
     /// Whether the object belongs into the picture of a plugin that joins now.
     pub fn is_shown(&self) -> bool {
-        matches!(self.get(), TOLD | STOPPED)
+        matches!(self.0.load(Ordering::SeqCst), TOLD | STOPPED)
     }
 
     /// All that there are have been told of its making.
@@ -51,15 +51,6 @@ impl Told {
     fn moves(&self, from: u8, to: u8) -> bool {
         self.0.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
-
-    fn get(&self) -> u8 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// Whether no plugin has heard of it.
-    pub(super) fn is_untold(&self) -> bool {
-        self.get() == UNTOLD
-    }
 }
 
 #[cfg(test)]
@@ -69,7 +60,7 @@ mod tests {
     #[test]
     fn an_end_and_a_removal_are_told_once_and_only_of_what_was_announced() {
         let told = Told::default();
-        assert!(told.is_untold() && !told.is_shown() && !told.stops() && !told.goes());
+        assert!(!told.is_shown() && !told.stops() && !told.goes());
         told.announced();
         assert!(told.is_shown() && told.stops() && !told.stops() && told.is_shown());
         assert!(told.goes() && !told.goes() && !told.is_shown());

@@ -8,6 +8,7 @@ use crate::cgroup::Cgroups;
 use crate::container::Containers;
 use crate::host::Host;
 use crate::network::Networks;
+use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::record::Records;
 use crate::steps::Operations;
@@ -34,6 +35,8 @@ pub struct Parts {
     pub handlers: BTreeSet<String>,
     /// The handler of requests that name none.
     pub default_handler: String,
+    /// Plugins of the node, which are told and may change things.
+    pub plugins: Plugins,
     /// Work in flight.
     pub operations: Operations,
 }
