@@ -33,9 +33,6 @@ const FEATURES: Features = Features {
 /// Whether pods may have a user namespace. The handlers' own ability counts only if this is set.
 const USER_NAMESPACES: bool = false;
 
-/// `mount_setattr(2)` with MOUNT_ATTR_RDONLY and AT_RECURSIVE, which `rro` needs.
-const RECURSIVE_READ_ONLY_SINCE: (u32, u32) = (5, 12);
-
 /// `VersionResponse`, and what `crisol version` prints besides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Version {
@@ -242,7 +239,7 @@ fn handlers(facts: &Facts<'_>) -> Vec<Handler> {
             Some(Handler {
                 name: shown.to_owned(),
                 recursive_read_only: features.recursive_read_only
-                    && facts.host.kernel.version >= RECURSIVE_READ_ONLY_SINCE,
+                    && facts.host.kernel.has_mount_setattr(),
                 user_namespaces: USER_NAMESPACES && features.idmapped_mounts,
             })
         })

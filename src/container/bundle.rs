@@ -71,9 +71,8 @@ pub fn build(
         localhost_seccomp: seccomp.as_deref(),
         host_devices: &devices,
     };
-    let name = || spec.name.clone();
     let built =
-        oci::build(&inputs).map_err(|source| ContainerError::Spec { name: name(), source })?;
+        oci::build(&inputs).map_err(|source| ContainerError::spec(spec.name.clone(), source))?;
     for warning in &built.warnings {
         tracing::debug!(container = %record.id, name = spec.name, warning, "not as asked");
     }
@@ -116,7 +115,7 @@ pub(super) fn facts(host: &Host, features: &Features) -> HostFacts {
         oom_score_adj_min: host.oom_score_adj_min.into(),
         seccomp: host.security.seccomp && features.seccomp.unwrap_or(true),
         apparmor: host.security.apparmor,
-        rro: features.recursive_read_only,
+        rro: features.recursive_read_only && host.kernel.has_mount_setattr(),
         idmap: features.idmapped_mounts,
         hugetlb: host.cgroups.controller("hugetlb").is_some(),
         swap_accounting: host.cgroups.counts_swap(),

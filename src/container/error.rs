@@ -90,6 +90,26 @@ pub enum ContainerError {
         /// What is wrong with it.
         problem: String,
     },
+    /// This host or runtime has no recursive read-only mounts. The kubelet reads the first word.
+    #[error("RROUnsupported: container {name:?}")]
+    NoRecursiveReadOnly {
+        /// The container's name.
+        name: String,
+        /// Which mount.
+        source: SpecError,
+    },
+    /// Later mounts cannot travel as asked.
+    #[error(
+        "config.mounts[{index}].propagation: {path} is on a mount of the node that is not {needed}"
+    )]
+    Propagation {
+        /// Which mount of the request.
+        index: usize,
+        /// Its path on the node.
+        path: PathBuf,
+        /// What the node's mount has to be.
+        needed: &'static str,
+    },
     /// The root file system could not be mounted or unmounted.
     #[error("root file system of container {id}")]
     Rootfs {
@@ -213,6 +233,18 @@ pub enum ContainerError {
     },
 }
 
+impl ContainerError {
+    /// Why the configuration of the container `name` could not be made.
+    pub fn spec(name: String, source: SpecError) -> Self {
+        match source {
+            SpecError::RecursiveReadOnlyUnsupported(_) => {
+                Self::NoRecursiveReadOnly { name, source }
+            }
+            source => Self::Spec { name, source },
+        }
+    }
+}
+
 impl Classify for ContainerError {
     fn kind(&self) -> Kind {
         match self {
@@ -221,9 +253,11 @@ impl Classify for ContainerError {
             Self::Busy { .. } => Kind::Exhausted,
             Self::WrongState { .. } | Self::BelowUsage { .. } => Kind::WrongState,
             Self::NameTaken { .. } => Kind::AlreadyExists,
-            Self::ImageVolume { .. } | Self::Refused { .. } | Self::ExecRefused { .. } => {
-                Kind::Refused
-            }
+            Self::ImageVolume { .. }
+            | Self::NoRecursiveReadOnly { .. }
+            | Self::Propagation { .. }
+            | Self::Refused { .. }
+            | Self::ExecRefused { .. } => Kind::Refused,
             Self::ExecTimedOut { .. } => Kind::TimedOut,
             Self::Plugins(source) => source.kind(),
             Self::Image { source, .. } => source.kind(),
@@ -238,6 +272,7 @@ impl Classify for ContainerError {
             Self::Cgroup { source, .. } => source.kind(),
             Self::File { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Exhausted,
+                io::ErrorKind::TimedOut => Kind::TimedOut,
                 _ => Kind::Internal,
             },
             Self::Record { .. } | Self::Panicked { .. } => Kind::Internal,

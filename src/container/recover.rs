@@ -26,7 +26,7 @@ use crate::steps::blocking;
 
 use super::record::{ContainerRecord, Ended};
 use super::state::State;
-use super::{ContainerError, Containers, Key, Parts, actor, cleanup, remove, start, stop};
+use super::{ContainerError, Containers, Key, Parts, actor, cleanup, remove, start, stop, volumes};
 
 /// Containers looked at side by side.
 const SIDE_BY_SIDE: usize = 32;
@@ -256,10 +256,7 @@ async fn end_orphan(parts: &Arc<Parts>, id: ContainerId) -> Result<(), Container
     }
     let parts = parts.clone();
     blocking(move || {
-        let bundle = parts.layout.bundle(&id);
-        let volumes = fs::read_dir(bundle.join("volumes")).into_iter().flatten().flatten();
-        let targets = volumes.map(|volume| volume.path()).chain([parts.layout.rootfs(&id)]);
-        for target in targets {
+        for target in volumes::targets(&parts, &id) {
             rootfs::unmount(&target).map_err(|source| ContainerError::Rootfs { id, source })?;
         }
         remove::files(&parts, &id)

@@ -132,7 +132,7 @@ fn limits(
     let mut warnings = Vec::new();
     let facts = bundle::facts(&parts.host, &runtime.features);
     let limits = oci::limits(wanted, &facts, &mut warnings)
-        .map_err(|source| ContainerError::Spec { name: record.spec.name.clone(), source })?;
+        .map_err(|source| ContainerError::spec(record.spec.name.clone(), source))?;
     for warning in warnings {
         tracing::warn!(container = %record.id, warning, "limits are not changed as asked");
     }

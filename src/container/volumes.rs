@@ -1,10 +1,13 @@
 //! What a container's mounts come from: paths of the host, looked at without trusting them to
 //! answer, and images mounted read-only.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::host::mounts;
+use crate::ids::ContainerId;
 use crate::image::ImagePin;
 use crate::rootfs;
 use crate::steps::blocking;
@@ -12,7 +15,7 @@ use crate::sys::{foreign, real_path};
 use crate::undo::Undo;
 
 use super::record::{ContainerRecord, ImageVolume};
-use super::spec::{ContainerSpec, ImageRequest, MountSource};
+use super::spec::{ContainerSpec, ImageRequest, MountSource, Propagation};
 use super::{ContainerError, Parts};
 
 /// Image volumes, mounted.
@@ -47,8 +50,26 @@ pub async fn check_sources(parts: &Parts, spec: &ContainerSpec) -> Result<(), Co
         if is_ours(parts, &real) {
             return Err(refuse("belongs to the container runtime".to_owned()));
         }
+        if let Some(needed) = cannot_travel(mount.propagation, &real) {
+            return Err(ContainerError::Propagation { index, path: path.clone(), needed });
+        }
     }
     Ok(())
+}
+
+/// What the node's mount under `path` would have to be for a propagation, if it is not. A mount
+/// that the kernel does not list is the runtime's to complain about.
+fn cannot_travel(propagation: Propagation, path: &Path) -> Option<&'static str> {
+    if propagation == Propagation::Private {
+        return None;
+    }
+    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let peers = mounts::peers(&table, path)?;
+    match propagation {
+        Propagation::HostToContainer if !peers.shared && !peers.slave => Some("shared or a slave"),
+        Propagation::Bidirectional if !peers.shared => Some("shared"),
+        _ => None,
+    }
 }
 
 /// Whether a path is what a container must not see: our directories themselves and what we keep in
@@ -66,6 +87,18 @@ fn is_ours(parts: &Parts, path: &Path) -> bool {
     [layout.root(), layout.state()].contains(&path) || kept.iter().any(|dir| path.starts_with(dir))
 }
 
+/// Where the image volumes of a container are mounted, each under its number.
+fn volumes(parts: &Parts, id: &ContainerId) -> PathBuf {
+    parts.layout.bundle(id).join("volumes")
+}
+
+/// All that may be mounted for a container: its image volumes, as the directories tell, and its
+/// root file system. Blocks.
+pub fn targets(parts: &Parts, id: &ContainerId) -> Vec<PathBuf> {
+    let volumes = fs::read_dir(volumes(parts, id)).into_iter().flatten().flatten();
+    volumes.map(|volume| volume.path()).chain([parts.layout.rootfs(id)]).collect()
+}
+
 /// Mounts the image volumes of a container read-only below its bundle.
 pub async fn mount_images(
     parts: &Arc<Parts>,
@@ -78,7 +111,7 @@ pub async fn mount_images(
             mounted.resolved.push(None);
             continue;
         };
-        let target = parts.layout.bundle(&record.id).join(format!("volumes/{index}"));
+        let target = volumes(parts, &record.id).join(index.to_string());
         undo.push("image volume", {
             let target = target.clone();
             async move { blocking(move || rootfs::unmount(&target)).await }

@@ -19,7 +19,9 @@ mod network;
 mod resources;
 mod restart;
 mod retry;
+mod stuck;
 mod support;
+mod volumes;
 
 fn main() -> ExitCode {
     e2e::runner::main(&cases![
@@ -60,6 +62,12 @@ fn main() -> ExitCode {
         confinement::a_read_only_root_cannot_be_written,
         confinement::mounts_arrive_with_their_options,
         confinement::a_shared_process_namespace_has_our_pause,
+        volumes::an_image_is_a_volume,
+        volumes::an_image_volume_that_cannot_be_says_so_first,
+        volumes::image_volumes_outlive_the_daemon,
+        volumes::mounts_travel_as_asked_or_are_refused,
+        volumes::options_and_recursive_read_only_are_in_the_kernel,
+        volumes::a_volume_of_a_directory_of_ours_is_refused,
         limits::limits_are_in_the_kernel,
         limits::an_oom_kill_is_named,
         resources::an_update_is_in_the_kernel_in_the_status_and_survives,
@@ -74,6 +82,9 @@ fn main() -> ExitCode {
         restart::a_damaged_record_does_not_stop_the_daemon,
         restart::after_a_reboot_nothing_old_is_believed_or_touched,
         restart::killed_at_any_moment_the_daemon_cleans_up,
+        stuck::a_mount_that_never_answers_holds_up_its_own_container_alone,
+        stuck::a_runtime_that_never_returns_holds_up_its_own_container_alone,
+        stuck::a_frozen_container_holds_up_nobody_and_can_be_stopped,
         churn::two_hundred_pods_come_and_go_without_a_trace,
     ])
 }
