@@ -27,7 +27,7 @@ use crate::container::{self, Containers};
 use crate::cri::image_service::ImageStore;
 use crate::cri::layer::Calls;
 use crate::cri::report::Reporter;
-use crate::cri::runtime_service::Runtime as RuntimeApi;
+use crate::cri::runtime_service::{NodeEvents, Runtime as RuntimeApi};
 use crate::cri::{ImageServiceServer, RuntimeServiceServer};
 use crate::error::chain;
 use crate::health;
@@ -79,6 +79,7 @@ struct Daemon {
     metrics: Arc<Metrics>,
     /// Plugins of the Node Resource Interface.
     plugins: Plugins,
+    events: NodeEvents,
     /// Becomes true when pods and containers have been found again.
     recovered: watch::Sender<bool>,
     /// Pods whose network could not be given back yet.
@@ -123,6 +124,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
     stop.send_replace(true);
+    daemon.events.close();
     let drained = async {
         server.await.ok();
         while !daemon.operations.snapshot().is_empty() {
@@ -165,6 +167,7 @@ impl Daemon {
         let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
         let layers = WritableLayers::new(layout.writable_layers());
         let plugins = Plugins::new(&config.nri, (version.name, version.version));
+        let events = NodeEvents::new(metrics.clone());
 
         let containers = Containers::new(Arc::new(container::Parts {
             layout: layout.clone(),
@@ -176,6 +179,8 @@ impl Daemon {
             host: host.clone(),
             plugins: plugins.clone(),
             operations: operations.clone(),
+            events: events.of_containers(),
+            metrics: metrics.clone(),
         }));
         let pods = Pods::new(Arc::new(pod::Parts {
             layout: layout.clone(),
@@ -189,6 +194,7 @@ impl Daemon {
             default_handler: config.runtime.default_handler.clone(),
             plugins: plugins.clone(),
             operations: operations.clone(),
+            events: events.of_pods(),
         }));
         let (recovered, recovering) = watch::channel(false);
         let (owed, owing) = watch::channel(0);
@@ -213,6 +219,7 @@ impl Daemon {
             layers,
             metrics,
             plugins,
+            events,
             recovered,
             owed,
             cgroups,
@@ -230,7 +237,7 @@ impl Daemon {
         stopping: watch::Receiver<bool>,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<> {
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
-        let runtime = RuntimeApi::new(pods, containers, self.reporter.clone());
+        let runtime = RuntimeApi::new(pods, containers, self.reporter.clone(), self.events.clone());
         let images = ImageStore::new(self.images.clone(), self.layers.clone());
         let calls = Calls::new(self.recovered.subscribe(), self.metrics.clone());
         Server::builder()

@@ -23,6 +23,7 @@ pub mod rootfs;
 pub mod runtime;
 
 pub mod error;
+pub mod events;
 pub mod host;
 pub mod ids;
 pub mod metrics;

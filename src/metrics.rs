@@ -50,6 +50,7 @@ pub struct Metrics {
     pods: IntGaugeVec,
     containers: IntGaugeVec,
     oom_kills: IntCounter,
+    dropped_listeners: IntCounter,
     owed: IntGauge,
     leaks: IntGaugeVec,
     network_ready: IntGauge,
@@ -102,6 +103,13 @@ impl Metrics {
                 IntCounter::new(
                     "crisol_container_oom_kills_total",
                     "Containers that ran out of memory",
+                ),
+            )?,
+            dropped_listeners: registered(
+                &registry,
+                IntCounter::new(
+                    "crisol_event_listeners_dropped_total",
+                    "Streams of events that were ended because nobody read them",
                 ),
             )?,
             owed: registered(
@@ -158,6 +166,11 @@ impl Metrics {
     /// A container was killed because it ran out of memory.
     pub fn oom_killed(&self) {
         self.oom_kills.inc();
+    }
+
+    /// A stream of events was ended because nobody read it.
+    pub fn event_listener_dropped(&self) {
+        self.dropped_listeners.inc();
     }
 
     /// How much clean-up has not succeeded yet.

@@ -15,6 +15,10 @@ use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+mod events;
+
+pub use events::Events;
+
 /// Longest a call may take: the kubelet's own limit.
 const LIMIT: Duration = Duration::from_secs(120);
 /// The kubelet accepts and sends messages up to this size.

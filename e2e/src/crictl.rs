@@ -16,6 +16,14 @@ const PATIENCE: u32 = 60;
 /// # Errors
 /// If crictl is missing or hangs; a failing crictl is no error.
 pub fn crictl(socket: &Path, args: &[&str]) -> Result<Said> {
+    run(&mut command(socket, args)?).with_context(|| format!("crictl {}", args.join(" ")))
+}
+
+/// `crictl ARGS` against the daemon that listens on `socket`, not started yet.
+///
+/// # Errors
+/// If crictl is missing.
+pub fn command(socket: &Path, args: &[&str]) -> Result<Command> {
     let endpoint = format!("unix://{}", socket.display());
     let mut command = Command::new(layout::tool("crictl")?);
     command
@@ -23,5 +31,5 @@ pub fn crictl(socket: &Path, args: &[&str]) -> Result<Said> {
         .args(["--config", "/dev/null", "--timeout", &format!("{PATIENCE}s")])
         .args(["--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint])
         .args(args);
-    run(&mut command).with_context(|| format!("crictl {}", args.join(" ")))
+    Ok(command)
 }

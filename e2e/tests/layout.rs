@@ -216,8 +216,10 @@ const TOP: &[&str] = &["main", "lib", "cli", "daemon", "logging", "preflight"];
 const EDGE: &[&str] = &["cri"];
 const CORE: &[&str] = &["pod", "container", "image", "stats", "health"];
 const HANDS: &[&str] = &["network", "monitor", "runtime", "rootfs", "cgroup", "nri"];
-const BASE: &[&str] =
-    &["registry", "record", "undo", "steps", "metrics", "config", "host", "ids", "path", "error"];
+const BASE: &[&str] = &[
+    "registry", "record", "undo", "steps", "events", "metrics", "config", "host", "ids", "path",
+    "error",
+];
 const SYS: &[&str] = &["sys"];
 
 /// What a module may name besides itself.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::events::What;
 use crate::ids::ContainerId;
 use crate::image::ImagePin;
 use crate::monitor;
@@ -157,7 +158,7 @@ impl Actor {
             Ok(Made { record, pins }) => {
                 self.record = record;
                 self.pins = pins;
-                self.publish();
+                self.publish(Some(What::Created));
                 self.creation.send_replace(Creation::Done);
                 drop(pass);
                 self.watch_monitor();
@@ -182,7 +183,7 @@ impl Actor {
     pub async fn adopt(mut self, pins: Vec<ImagePin>, registry: Arc<Registry<Key, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
         self.pins = pins;
-        self.publish();
+        self.publish(None);
         self.creation.send_replace(Creation::Done);
         match self.record.state {
             State::Exited if self.record.cleaned => {}
@@ -216,6 +217,7 @@ impl Actor {
             }
         }
         drop(listed);
+        self.publish(Some(What::Deleted));
         self.pins.clear();
         tracing::info!(container = %self.record.id, "removed");
         answer(std::mem::take(&mut self.removing), &Ok(()));
@@ -284,11 +286,11 @@ impl Actor {
             Ok(()) => {
                 self.record.started_at_ns = now_ns();
                 if self.record.state == State::Starting {
-                    self.set_state(State::Running);
+                    self.enter(State::Running, What::Started);
                 } else if let Some(ended) = &mut self.record.ended {
                     // It ended before the runtime's start returned.
                     self.record.started_at_ns = self.record.started_at_ns.min(ended.at_ns);
-                    self.publish();
+                    self.publish(None);
                 }
                 let saved = self.save().await;
                 tracing::info!(container = %self.record.id, "started");
@@ -299,7 +301,7 @@ impl Actor {
                 if self.record.state == State::Starting {
                     self.record.started_at_ns = now_ns();
                     self.record.ended = Some(Ended::start_failed(crate::error::chain(&*error)));
-                    self.set_state(State::Exited);
+                    self.enter(State::Exited, What::Stopped);
                     self.save().await.ok();
                     self.clean();
                 }
@@ -376,9 +378,17 @@ impl Actor {
         tracing::info!(
             container = %self.record.id, code = ended.code, reason = ended.reason, "ended"
         );
+        if self.record.state == State::Starting {
+            // It ran, however shortly: nobody hears of its end before its start.
+            self.record.started_at_ns = ended.at_ns;
+            self.enter(State::Running, What::Started);
+        }
+        if ended.by_oom() {
+            self.parts.metrics.oom_killed();
+        }
         self.record.ended = Some(ended);
         self.kill_at = None;
-        self.set_state(State::Exited);
+        self.enter(State::Exited, What::Stopped);
         if let Err(error) = self.save().await {
             // The monitor keeps the exit until it is taken: a restart asks it again.
             tracing::error!(container = %self.record.id, error = %crate::error::chain(&*error), "save the exit");
@@ -416,7 +426,7 @@ impl Actor {
         match result {
             Ok(()) => {
                 self.record.cleaned = true;
-                self.publish();
+                self.publish(None);
                 self.save().await.ok();
                 if !self.removing.is_empty() {
                     self.remove();
@@ -479,11 +489,19 @@ impl Actor {
 
     fn set_state(&mut self, state: State) {
         self.record.state = state;
-        self.publish();
+        self.publish(None);
     }
 
-    fn publish(&self) {
-        self.published.send_replace(Arc::new(self.record.clone()));
+    /// As [`set_state`](Self::set_state), and tells what that means.
+    fn enter(&mut self, state: State, what: What) {
+        self.record.state = state;
+        self.publish(Some(what));
+    }
+
+    fn publish(&self, what: Option<What>) {
+        let record = Arc::new(self.record.clone());
+        self.published.send_replace(record.clone());
+        self.parts.events.publish((record.pod, record.id), &record, what);
     }
 
     async fn save(&self) -> Result<(), Shared> {

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cgroup::Cgroups;
+use crate::events::Publisher;
 use crate::host::Host;
+use crate::ids::{ContainerId, PodId};
 use crate::image::Images;
+use crate::metrics::Metrics;
 use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::record::Records;
@@ -35,6 +38,10 @@ pub struct Parts {
     pub plugins: Plugins,
     /// Work in flight.
     pub operations: Operations,
+    /// Where owners hand in what they publish.
+    pub events: Publisher<(PodId, ContainerId), ContainerRecord>,
+    /// Where ends for want of memory are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Parts {

@@ -96,12 +96,15 @@ pub struct ImageVolume {
     pub target: PathBuf,
 }
 
+/// Kubernetes' word for the end of a container that was killed for want of memory.
+const OOM_KILLED: &str = "OOMKilled";
+
 impl Ended {
     /// From what the monitor saw.
     pub fn from_monitor(exit: &conmon::Exit) -> Self {
         let (reason, message) = match exit.code {
             0 => ("Completed", String::new()),
-            _ if exit.oom_killed => ("OOMKilled", "out of memory".to_owned()),
+            _ if exit.oom_killed => (OOM_KILLED, "out of memory".to_owned()),
             _ => ("Error", String::new()),
         };
         let message = match exit.lost_bytes {
@@ -109,6 +112,11 @@ impl Ended {
             lost => format!("{message}{lost} bytes of its log could not be written"),
         };
         Self { code: i32::from(exit.code), at_ns: exit.at_ns, reason: reason.to_owned(), message }
+    }
+
+    /// Whether it ended for want of memory.
+    pub fn by_oom(&self) -> bool {
+        self.reason == OOM_KILLED
     }
 
     /// Nobody saw it end.

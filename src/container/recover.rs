@@ -204,6 +204,9 @@ async fn end(
     mut ended: Ended,
 ) -> Result<ContainerRecord, ContainerError> {
     ended.at_ns = ended.at_ns.max(record.started_at_ns).max(record.created_at_ns);
+    if ended.by_oom() {
+        parts.metrics.oom_killed();
+    }
     record.ended = Some(ended);
     record.state = State::Exited;
     parts.save(&record).await?;

@@ -23,7 +23,10 @@ use super::report::Reporter;
 use super::status::{invalid, status, unsupported};
 
 mod config;
+mod events;
 mod resources;
+
+pub use events::NodeEvents;
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -41,12 +44,18 @@ pub struct Runtime {
     pods: Pods,
     containers: Containers,
     reporter: Arc<Reporter>,
+    events: NodeEvents,
 }
 
 impl Runtime {
     /// A service for these pods and containers.
-    pub fn new(pods: Pods, containers: Containers, reporter: Arc<Reporter>) -> Self {
-        Self { pods, containers, reporter }
+    pub fn new(
+        pods: Pods,
+        containers: Containers,
+        reporter: Arc<Reporter>,
+        events: NodeEvents,
+    ) -> Self {
+        Self { pods, containers, reporter, events }
     }
 
     fn pods_that_match(
@@ -402,13 +411,13 @@ impl RuntimeService for Runtime {
         Err(later("RestorePod"))
     }
 
-    type GetContainerEventsStream = Never<pb::ContainerEventResponse>;
+    type GetContainerEventsStream = events::EventStream;
 
     async fn get_container_events(
         &self,
         _: Request<pb::GetEventsRequest>,
     ) -> Reply<Self::GetContainerEventsStream> {
-        Err(later("GetContainerEvents"))
+        Ok(Response::new(self.events()?))
     }
 
     async fn list_metric_descriptors(

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::container::record::now_ns;
 use crate::container::spec::NamespaceMode;
+use crate::events::What;
 use crate::ids::PodId;
 use crate::nri::Told;
 use crate::registry::Registry;
@@ -91,6 +92,8 @@ pub struct Actor {
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<PodRecord>>,
     facts: (mpsc::Sender<Fact>, mpsc::Receiver<Fact>),
+    /// Its start was told, and its end is not yet.
+    up: bool,
     deferred: VecDeque<Command>,
     stopping: Vec<Reply>,
     removing: Vec<Reply>,
@@ -152,6 +155,7 @@ pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Actor) {
         creation: creation_sender,
         published: published_sender,
         facts: mpsc::channel(4),
+        up: false,
         deferred: VecDeque::new(),
         stopping: Vec::new(),
         removing: Vec::new(),
@@ -166,7 +170,9 @@ impl Actor {
         match run::run(&self.parts, self.record.clone(), &self.told).await {
             Ok(record) => {
                 self.record = record;
-                self.publish();
+                self.publish(Some(What::Created));
+                self.publish(Some(What::Started));
+                self.up = true;
                 self.creation.send_replace(Creation::Done);
                 self.own(listed).await;
             }
@@ -184,9 +190,10 @@ impl Actor {
     }
 
     /// Owns a pod that a former daemon left.
-    pub async fn adopt(self, registry: Arc<Registry<PodKey, Handle>>) {
+    pub async fn adopt(mut self, registry: Arc<Registry<PodKey, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
-        self.publish();
+        self.publish(None);
+        self.up = self.record.state == State::Ready;
         self.creation.send_replace(Creation::Done);
         self.own(listed).await;
     }
@@ -216,6 +223,8 @@ impl Actor {
             }
         }
         drop(listed);
+        self.tell_stopped();
+        self.publish(Some(What::Deleted));
         tracing::info!(pod = %self.record.id, "removed");
         answer(std::mem::take(&mut self.removing), &Ok(()));
         answer(std::mem::take(&mut self.stopping), &Ok(()));
@@ -266,6 +275,7 @@ impl Actor {
 
     async fn on_stopped(&mut self, result: Result<(), PodError>) {
         self.set_state(State::NotReady);
+        self.tell_stopped();
         let saved = self.parts.save(&self.record).await;
         let result = result.and(saved).map_err(Arc::new);
         match &result {
@@ -305,6 +315,7 @@ impl Actor {
 
     fn on_not_removed(&mut self, error: PodError) {
         self.set_state(State::NotReady);
+        self.tell_stopped();
         answer(std::mem::take(&mut self.removing), &Err(Arc::new(error)));
     }
 
@@ -348,11 +359,20 @@ impl Actor {
 
     fn set_state(&mut self, state: State) {
         self.record.state = state;
-        self.publish();
+        self.publish(None);
     }
 
-    fn publish(&self) {
-        self.published.send_replace(Arc::new(self.record.clone()));
+    /// Tells once that the pod does not run any more.
+    fn tell_stopped(&mut self) {
+        if std::mem::take(&mut self.up) {
+            self.publish(Some(What::Stopped));
+        }
+    }
+
+    fn publish(&self, what: Option<What>) {
+        let record = Arc::new(self.record.clone());
+        self.published.send_replace(record.clone());
+        self.parts.events.publish(record.id, &record, what);
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use crate::cgroup::Cgroups;
 use crate::container::Containers;
+use crate::events::Publisher;
 use crate::host::Host;
+use crate::ids::PodId;
 use crate::network::Networks;
 use crate::nri::Plugins;
 use crate::path::Layout;
@@ -39,6 +41,8 @@ pub struct Parts {
     pub plugins: Plugins,
     /// Work in flight.
     pub operations: Operations,
+    /// Where owners hand in what they publish.
+    pub events: Publisher<PodId, PodRecord>,
 }
 
 impl Parts {

@@ -10,6 +10,7 @@ mod churn;
 mod confinement;
 mod crictl;
 mod daemon;
+mod events;
 mod images;
 mod lies;
 mod lifecycle;
@@ -75,6 +76,10 @@ fn main() -> ExitCode {
         resources::twenty_updates_at_once_end_with_one_of_them,
         resources::a_runtime_that_hangs_in_an_update_holds_up_nothing_else,
         resources::a_pods_resources_are_noted_while_it_is_ready,
+        events::a_pods_life_is_told_in_its_order,
+        events::an_end_that_overtakes_the_start_is_told_after_it,
+        events::who_never_reads_is_cut_off_and_the_other_hears_everything,
+        events::a_new_daemon_tells_what_happens_to_old_pods,
         bad_requests::each_is_refused_by_the_name_of_its_field,
         retry::the_same_request_twenty_times_is_one_pod_and_one_container,
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
