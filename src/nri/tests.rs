@@ -10,10 +10,10 @@ use std::time::Duration;
 use prost::Message;
 
 use super::wire::{
-    ConfigureResponse, ContainerAdjustment, ContainerRequest, CreateContainerResponse, Empty,
-    KeyValue, LinuxContainerUpdate, LinuxCpu, LinuxResources, OptionalUint64,
-    StopContainerResponse, SynchronizeRequest, UpdateContainerResponse, UpdateContainersRequest,
-    UpdateContainersResponse, ValidateRequest, ValidateResponse,
+    ConfigureResponse, ContainerAdjustment, ContainerRequest, CreateContainerResponse, KeyValue,
+    LinuxContainerUpdate, LinuxCpu, LinuxResources, OptionalUint64, StopContainerResponse,
+    SynchronizeRequest, UpdateContainerResponse, UpdateContainersRequest, UpdateContainersResponse,
+    ValidateRequest, ValidateResponse,
 };
 use super::*;
 

@@ -295,7 +295,7 @@ impl Actor {
     /// who look at the pod.
     async fn update(&mut self, resources: PodResources, reply: Reply) {
         self.record.updated = Some(resources);
-        self.publish();
+        self.publish(None);
         let saved = self.parts.save(&self.record).await.map_err(Arc::new);
         answer(vec![reply], &saved);
     }

@@ -35,7 +35,7 @@ impl Actor {
         let result = match result {
             Ok(resources) => {
                 self.record.updated = Some(resources);
-                self.publish();
+                self.publish(None);
                 tracing::info!(container = %self.record.id, "limits changed");
                 self.save().await
             }
