@@ -13,6 +13,8 @@ use tokio::sync::oneshot;
 use crate::error::{Classify, Kind};
 use crate::ids::{ContainerId, IdQuery, PodId};
 use crate::registry::{Ambiguous, Registry, Reserved};
+use crate::rootfs::Mapping;
+use crate::runtime::handlers::Inventory;
 
 pub mod actor;
 pub mod bundle;
@@ -80,6 +82,8 @@ pub struct PodPlace {
     pub uts: Option<PathBuf>,
     /// The shared process namespace, where there is one.
     pub pid: Option<PathBuf>,
+    /// The user namespace that they belong to, where it is the pod's own.
+    pub user: Option<Mapping>,
     /// The file for /etc/resolv.conf.
     pub resolv_conf: PathBuf,
     /// The file for /etc/hostname.
@@ -230,6 +234,21 @@ impl Containers {
         crate::monitor::reopen_log(&self.parts.layout.monitor(&record.id))
             .await
             .map_err(|source| Arc::new(ContainerError::Monitor { id: record.id, source }))
+    }
+
+    /// Whether the handler's runtime says that it can map the ids of mounts.
+    pub fn maps_mounts(&self, handler: &str) -> bool {
+        let runtime = self.parts.runtimes.get(handler);
+        runtime.is_some_and(|runtime| runtime.features().idmapped_mounts)
+    }
+
+    /// Takes what the runtimes say of themselves now.
+    pub fn learn(&self, inventory: &Inventory) {
+        for (name, runtime) in &self.parts.runtimes {
+            if let Ok(report) = inventory.usable(name) {
+                runtime.learn(report.features.clone());
+            }
+        }
     }
 
     /// The container's published record.

@@ -39,6 +39,7 @@ use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::pod::{self, Pods};
 use crate::record::Records;
+use crate::rootfs;
 use crate::runtime::handlers::Inventory;
 use crate::runtime::{Runtime, SystemdCgroup};
 use crate::stats::WritableLayers;
@@ -161,6 +162,14 @@ impl Daemon {
         .await
         .context("open the image store")?;
         let pod_ranges = restored_ranges(&config, &layout).await;
+        let mapped_rootfs = blocking({
+            let root = layout.root().to_owned();
+            move || rootfs::mapping::probe(&root)
+        })
+        .await;
+        if let Err(reason) = &mapped_rootfs {
+            tracing::info!(reason, "no user namespaces for pods");
+        }
         let networks = Networks::new(&config.network, layout.cni_cache());
         let operations = Operations::default();
         let version = health::version();
@@ -193,6 +202,7 @@ impl Daemon {
             handlers: oci_handlers(&config),
             default_handler: config.runtime.default_handler.clone(),
             plugins: plugins.clone(),
+            mapped_rootfs: mapped_rootfs.clone(),
             operations: operations.clone(),
             events: events.of_pods(),
         }));
@@ -210,6 +220,7 @@ impl Daemon {
             cgroups: cgroups.clone(),
             owed: owing,
             pod_ranges,
+            mapped_rootfs,
         });
         let daemon = Self {
             pods,
@@ -267,7 +278,7 @@ impl Daemon {
         drop(steps::spawn("writable layers", self.layers.clone().sample()));
         drop(steps::spawn("owed networks", pay_networks(self.pods.clone(), self.owed.clone())));
         drop(steps::spawn("sweep", sweep(self.pods.clone(), self.containers.clone())));
-        drop(steps::spawn("inventory", retake(self.reporter.clone())));
+        drop(steps::spawn("inventory", retake(self.reporter.clone(), self.containers.clone())));
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
         let gauges = gauge(pods, containers, self.reporter.clone(), self.metrics.clone());
         drop(steps::spawn("gauges", gauges));
@@ -308,10 +319,11 @@ async fn sweep(pods: Pods, containers: Containers) {
 }
 
 /// Looks at the runtimes again and again, so that a repaired node becomes ready.
-async fn retake(reporter: Arc<Reporter>) {
+async fn retake(reporter: Arc<Reporter>, containers: Containers) {
     loop {
         tokio::time::sleep(SWEEP).await;
         let inventory = Inventory::take(&reporter.config.runtime).await;
+        containers.learn(&inventory);
         reporter.inventory.store(Arc::new(inventory));
     }
 }

@@ -13,6 +13,7 @@ use crate::container::spec::{ContainerSpec, NamespaceMode};
 use crate::container::{self, Containers, PodPlace};
 use crate::ids::{ContainerId, IdQuery, PodId};
 use crate::registry::{Registry, Reserved};
+use crate::rootfs::Mapping;
 
 pub mod actor;
 pub mod detach;
@@ -215,9 +216,7 @@ impl Pods {
             return Err(Arc::new(PodError::Request { field, problem }));
         }
         if spec.user_namespace.is_some() {
-            let field = "config.linux.security_context.namespace_options.userns_options".to_owned();
-            let problem = format!("handler {handler:?} offers no user namespaces");
-            return Err(Arc::new(PodError::Request { field, problem }));
+            self.check_user_namespaces(&handler)?;
         }
         if let Some(parent) = &spec.cgroup_parent {
             self.parts.cgroups.check_parent(parent).map_err(|error| {
@@ -226,6 +225,21 @@ impl Pods {
             })?;
         }
         Ok(handler)
+    }
+
+    /// Whether pods of this handler can have a user namespace here.
+    fn check_user_namespaces(&self, handler: &str) -> Result<(), Shared> {
+        let refuse = |reason: String| {
+            let handler = handler.to_owned();
+            Err(Arc::new(PodError::NoUserNamespaces { handler, reason }))
+        };
+        if let Err(reason) = &self.parts.mapped_rootfs {
+            return refuse(reason.clone());
+        }
+        if !self.containers().maps_mounts(handler) {
+            return refuse("the runtime reports no idmapped mounts (its `features`)".to_owned());
+        }
+        Ok(())
     }
 
     /// A second request for the same pod must ask for the same, of a pod that lives.
@@ -256,6 +270,10 @@ impl Pods {
             ipc: pinned(spec.ipc != NamespaceMode::Node, "ipc"),
             uts: pinned(spec.network != NamespaceMode::Node, "uts"),
             pid: pinned(record.pause.is_some(), "pid"),
+            user: spec
+                .user_namespace
+                .as_ref()
+                .map(|ids| Mapping { namespace: namespaces.join("user"), ids: ids.clone() }),
             resolv_conf: layout.pod_resolv_conf(&record.id),
             hostname_file: layout.pod_hostname(&record.id),
             shm: match spec.ipc {

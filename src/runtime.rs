@@ -12,6 +12,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
@@ -118,8 +119,8 @@ pub struct Runtime {
     /// Global options: `--root`, those of the configuration, the cgroup driver's.
     global: Vec<OsString>,
     root: PathBuf,
-    /// What it says it can do.
-    pub features: Features,
+    /// What it says it can do, as last asked.
+    features: ArcSwap<Features>,
     /// A runtime's start-up is bound by the CPU: more at a time only makes each slower.
     slots: Arc<Semaphore>,
 }
@@ -137,7 +138,18 @@ impl Runtime {
         if systemd_cgroup == SystemdCgroup::Yes {
             global.push("--systemd-cgroup".into());
         }
+        let features = ArcSwap::from_pointee(features);
         Self { program: handler.path.clone(), global, root: handler.root.clone(), features, slots }
+    }
+
+    /// What it says it can do.
+    pub fn features(&self) -> Arc<Features> {
+        self.features.load_full()
+    }
+
+    /// Takes what it says now: its program may have been replaced.
+    pub fn learn(&self, features: Features) {
+        self.features.store(Arc::new(features));
     }
 
     /// The program's file name, for messages.

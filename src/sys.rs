@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod foreign;
+pub mod idmap;
 pub mod in_root;
 pub mod inherit;
 pub mod namespaces;
@@ -12,3 +13,4 @@ pub mod pidfd;
 pub mod real_path;
 pub mod sysctl;
 pub mod tmpfs;
+pub mod user_namespace;

@@ -1,7 +1,7 @@
 //! Writes a container's `config.json`: gathers what the pure part (`oci`) must not look up itself.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,9 @@ use crate::image::Image;
 use crate::nri::wire::ContainerAdjustment;
 use crate::runtime::Features;
 
-use super::oci::{self, DeviceKind, HostDevice, HostFacts, ImageDefaults, Inputs, PodPaths};
+use super::oci::{
+    self, DeviceKind, HostDevice, HostFacts, ImageDefaults, Inputs, PodPaths, PodUserNamespace,
+};
 use super::record::ContainerRecord;
 use super::spec::{NamespaceMode, Profile, Security};
 use super::user::Identity;
@@ -57,14 +59,18 @@ pub fn build(
             ipc: pod.ipc.as_deref(),
             uts: pod.uts.as_deref(),
             pid: pod.pid.as_deref(),
-            user: None,
+            user: pod.user.as_ref().map(|user| PodUserNamespace {
+                path: &user.namespace,
+                uids: &user.ids.uids,
+                gids: &user.ids.gids,
+            }),
             pid_target: target.as_deref(),
             resolv_conf: &pod.resolv_conf,
             hostname_file: &pod.hostname_file,
             shm: &pod.shm,
             cgroups_path: &record.cgroup,
         },
-        host: &facts(&parts.host, &runtime.features),
+        host: &facts(&parts.host, &runtime.features()),
         identity,
         rootfs: &parts.layout.rootfs(&record.id),
         image_volumes: volumes,
@@ -99,8 +105,12 @@ pub fn adjust(
 /// Writes the configuration into the bundle. Blocks.
 pub fn write(parts: &Parts, id: &ContainerId, config: &Spec) -> Result<(), ContainerError> {
     let path = parts.layout.bundle(id).join("config.json");
-    let written =
-        serde_json::to_vec(config).map_err(io::Error::from).and_then(|text| fs::write(&path, text));
+    let written = serde_json::to_vec(config).map_err(io::Error::from).and_then(|text| {
+        // The environment has secrets, and the bundle may be open to a pod's user namespace.
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(&path)?.write_all(&text)
+    });
     written.map_err(|source| ContainerError::File { action: "write", path, source })
 }
 

@@ -110,6 +110,16 @@ pub enum ContainerError {
         /// What the node's mount has to be.
         needed: &'static str,
     },
+    /// A volume is to show the ids of the pod's user namespace and cannot.
+    #[error("{field}: {path} cannot be mounted with mapped ids")]
+    Unmappable {
+        /// The field of the request.
+        field: String,
+        /// The volume on the host.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The root file system could not be mounted or unmounted.
     #[error("root file system of container {id}")]
     Rootfs {
@@ -252,6 +262,11 @@ impl Classify for ContainerError {
             Self::Ambiguous(_) | Self::Request { .. } => Kind::Invalid,
             Self::Busy { .. } => Kind::Exhausted,
             Self::WrongState { .. } | Self::BelowUsage { .. } => Kind::WrongState,
+            Self::Unmappable { source, .. } => match source.kind() {
+                io::ErrorKind::TimedOut => Kind::TimedOut,
+                io::ErrorKind::ResourceBusy => Kind::Exhausted,
+                _ => Kind::WrongState,
+            },
             Self::NameTaken { .. } => Kind::AlreadyExists,
             Self::ImageVolume { .. }
             | Self::NoRecursiveReadOnly { .. }

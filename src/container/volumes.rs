@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::host::mounts;
 use crate::ids::ContainerId;
 use crate::image::ImagePin;
-use crate::rootfs;
+use crate::rootfs::{self, Mapping, mapping};
 use crate::steps::blocking;
 use crate::sys::{foreign, real_path};
 use crate::undo::Undo;
@@ -72,6 +72,29 @@ fn cannot_travel(propagation: Propagation, path: &Path) -> Option<&'static str> 
     }
 }
 
+/// Tries whether each volume that asks for the ids of the pod can have them. One that cannot is an
+/// error: its files are never chowned, and never shown with the wrong owners.
+pub async fn check_mappings(
+    spec: &ContainerSpec,
+    user: Option<&Mapping>,
+) -> Result<(), ContainerError> {
+    let Some(user) = user else { return Ok(()) };
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        let MountSource::Host(path) = &mount.source else { continue };
+        if mount.uid_mappings.is_empty() {
+            continue;
+        }
+        let (volume, namespace) = (path.clone(), user.namespace.clone());
+        let tried = foreign::ask(move || mapping::try_volume(&volume, &namespace)).await;
+        tried.map_err(|source| ContainerError::Unmappable {
+            field: format!("config.mounts[{index}].uidMappings"),
+            path: path.clone(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
 /// Whether a path is what a container must not see: our directories themselves and what we keep in
 /// them. Other things below them (a test set-up keeps its logs there) are no secret.
 fn is_ours(parts: &Parts, path: &Path) -> bool {
@@ -103,6 +126,7 @@ pub fn targets(parts: &Parts, id: &ContainerId) -> Vec<PathBuf> {
 pub async fn mount_images(
     parts: &Arc<Parts>,
     record: &ContainerRecord,
+    user: Option<&Mapping>,
     undo: &mut Undo,
 ) -> Result<Mounted, ContainerError> {
     let mut mounted = Mounted::default();
@@ -116,7 +140,7 @@ pub async fn mount_images(
             let target = target.clone();
             async move { blocking(move || rootfs::unmount(&target)).await }
         });
-        let (volume, pin) = mount_image(parts, image, target.clone()).await?;
+        let (volume, pin) = mount_image(parts, image, target.clone(), user.cloned()).await?;
         let content = content(image, &target, sub_path).await?;
         mounted.volumes.push(volume);
         mounted.pins.push(pin);
@@ -129,6 +153,7 @@ async fn mount_image(
     parts: &Arc<Parts>,
     request: &ImageRequest,
     target: PathBuf,
+    user: Option<Mapping>,
 ) -> Result<(ImageVolume, ImagePin), ContainerError> {
     let reference = &request.reference;
     let failed =
@@ -138,7 +163,7 @@ async fn mount_image(
     let image = image.ok_or_else(|| failed("is not here".to_owned()))?;
     let pin = parts.images.pin(&image.id).map_err(|error| chained(&error))?;
     let volume = ImageVolume { id: image.id, target: target.clone() };
-    blocking(move || rootfs::mount_readonly(&image.layers, &target))
+    blocking(move || rootfs::mount_readonly(&image.layers, &target, user.as_ref()))
         .await
         .map_err(|error| chained(&error))?;
     Ok((volume, pin))

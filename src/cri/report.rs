@@ -37,6 +37,8 @@ pub struct Reporter {
     pub layers: WritableLayers,
     /// Control groups.
     pub cgroups: Cgroups,
+    /// Whether root file systems can be mapped for user namespaces here; if not, why.
+    pub mapped_rootfs: Result<(), String>,
     /// Pods whose network could not be given back yet.
     pub owed: watch::Receiver<usize>,
     /// The ranges of pod addresses that the kubelet tells.
@@ -63,6 +65,7 @@ impl Reporter {
                 free_bytes: free_bytes(&self.config.root),
             },
             owed: *self.owed.borrow(),
+            mapped_rootfs: &self.mapped_rootfs,
         };
         let status = health::status(&facts);
         pb::StatusResponse {

@@ -89,6 +89,7 @@ impl Fixture {
             namespaces: &[Namespace::Network],
             hostname: None,
             sysctls: &BTreeMap::new(),
+            user: None,
         };
         pin(&dir, &request).unwrap();
         Pod { id: id.to_owned(), dir }

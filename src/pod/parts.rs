@@ -35,6 +35,8 @@ pub struct Parts {
     pub monitor: PathBuf,
     /// Names of the runtime handlers that can be used.
     pub handlers: BTreeSet<String>,
+    /// Whether root file systems can be mapped for user namespaces here; if not, why.
+    pub mapped_rootfs: Result<(), String>,
     /// The handler of requests that name none.
     pub default_handler: String,
     /// Plugins of the node, which are told and may change things.
