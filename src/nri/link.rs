@@ -24,6 +24,9 @@ const OUTGOING: usize = 64;
 /// Calls of one plugin that may wait for us; NRI's own library makes one at a time.
 const INCOMING: usize = 8;
 
+/// How long a plugin may take to read what was written to it before it was sent away.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
 
@@ -138,16 +141,24 @@ impl Link {
     }
 
     async fn write(self, mut half: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
-        let writing = async {
-            while let Some(bytes) = queue.recv().await {
-                half.write_all(&bytes).await?;
-            }
-            Ok::<(), std::io::Error>(())
-        };
-        tokio::select! {
-            () = self.ended() => {}
-            result = writing => if let Err(error) = result {
-                tracing::debug!(%error, "write to a plugin");
+        // What is queued goes out also when the link is being closed: it may say why.
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = queue.recv() => next,
+                () = self.ended() => None,
+            };
+            let Some(bytes) = next else { break };
+            let closed = async {
+                self.ended().await;
+                tokio::time::sleep(LAST_WORDS).await;
+            };
+            tokio::select! {
+                result = half.write_all(&bytes) => if let Err(error) = result {
+                    tracing::debug!(%error, "write to a plugin");
+                    break;
+                },
+                () = closed => break,
             }
         }
         self.close();

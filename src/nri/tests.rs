@@ -369,7 +369,7 @@ async fn who_joins_while_containers_are_made_sees_each_exactly_once() {
     for number in 0..CONTAINERS {
         let node = node.clone();
         creations.spawn(async move {
-            tokio::time::sleep(Duration::from_millis(number as u64)).await;
+            tokio::time::sleep(Duration::from_millis(2 * number as u64)).await;
             let id = format!("c{number}");
             node.create(&id).await.unwrap();
             // Some go at once, some stay.
@@ -380,7 +380,7 @@ async fn who_joins_while_containers_are_made_sees_each_exactly_once() {
     }
     let mut puppets = vec![first];
     for number in 0..LATE {
-        tokio::time::sleep(Duration::from_millis(11)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         puppets.push(Puppet::join(&node, &format!("{number:02}"), "late", slow).await);
     }
     while let Some(created) = creations.join_next().await {

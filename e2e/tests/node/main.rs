@@ -17,6 +17,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod network;
+mod nri;
 mod resources;
 mod restart;
 mod retry;
@@ -83,6 +84,11 @@ fn main() -> ExitCode {
         bad_requests::each_is_refused_by_the_name_of_its_field,
         retry::the_same_request_twenty_times_is_one_pod_and_one_container,
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
+        nri::a_plugin_hears_of_a_life_in_order,
+        nri::what_a_plugin_adjusts_is_in_the_container,
+        nri::a_stuck_plugin_holds_up_one_pod_and_is_sent_away,
+        nri::who_joins_late_sees_every_container_exactly_once,
+        nri::installed_plugins_come_and_go_with_the_daemon,
         restart::twenty_pods_survive_a_killed_daemon,
         restart::a_damaged_record_does_not_stop_the_daemon,
         restart::after_a_reboot_nothing_old_is_believed_or_touched,

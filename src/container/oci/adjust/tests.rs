@@ -50,9 +50,13 @@ fn newest() -> Fixture {
 
 #[test]
 fn nothing_wanted_changes_nothing() {
-    let plain = serde_json::to_value(Fixture::new().build().unwrap().spec).unwrap();
-    assert_eq!(adjusted(&ContainerAdjustment::default()), Ok(plain.clone()));
-    assert_eq!(adjusted(&linux(LinuxContainerAdjustment::default())), Ok(plain));
+    let fixture = Fixture::new();
+    let plain = fixture.build().unwrap().spec;
+    for nothing in [ContainerAdjustment::default(), linux(LinuxContainerAdjustment::default())] {
+        let mut spec = plain.clone();
+        adjust(&mut spec, &nothing, &fixture.host, GROUP).unwrap();
+        assert_eq!(spec, plain);
+    }
 }
 
 #[test]
