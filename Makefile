@@ -16,7 +16,11 @@ export CRISOL_BIN     := $(TARGET)/release/crisol
 export CRISOL_MONITOR := $(TARGET)/monitor/$(TRIPLE)/monitor/conmon
 export CRISOL_CACHE   := $(CACHE)
 
-.PHONY: build daemon monitor tools run test check unit e2e bench fmt clean help
+CRITEST := $(TARGET)/release/critest
+# What `make conformance` was asked to run; nothing means all there is.
+SELECTED := $(strip $(foreach v,ON RUNTIME FOCUS WEBSOCKET CHURN REPEAT,$($(v))))
+
+.PHONY: build daemon monitor tools run test check unit e2e critest conformance bench fmt clean help
 .DEFAULT_GOAL := build
 
 build: daemon monitor ## the daemon and its monitor
@@ -38,10 +42,13 @@ need-cargo:
 tools: ## what the tests need besides Rust: Debian packages and crictl
 	@e2e/tools/setup.sh $(CACHE)
 
+guest-tools: ## the same, and User-Mode Linux
+	@e2e/tools/setup.sh $(CACHE) guest
+
 run: tools build ## a pod from a registry image, shown through crictl; ONCE=1 ends by itself
 	@$(CARGO) run -q $(ALL) --bin run -- $(if $(ONCE),--once)
 
-test: tools check unit e2e ## everything CI checks
+test: tools check unit e2e critest ## everything CI checks
 
 check: need-cargo ## format, lints and documentation
 	$(CARGO) fmt --all --check
@@ -54,6 +61,27 @@ unit: need-cargo ## unit and component tests, layout
 e2e: tools build ## pods on this machine with real runc and crun; TEST=words runs the tests that contain them
 	$(CARGO) test $(ALL) --test node -- $(TEST)
 
+critest: critest-runc critest-crun ## the CRI validation suite on this machine, with a current runc and with crun
+
+critest-%: tools build
+	@$(CRITEST) --runtime $*
+
+ifneq ($(SELECTED),)
+conformance: $(if $(filter guest,$(ON)),guest-)tools build ## the suite everywhere, or chosen by ON=native|guest RUNTIME=runc|crun|debian-runc FOCUS=words WEBSOCKET=1 CHURN=n REPEAT=n
+	@$(if $(filter guest,$(ON)),e2e/guest/run.sh) $(CRITEST) \
+	    --on $(or $(ON),native) --runtime $(or $(RUNTIME),runc) $(if $(WEBSOCKET),--websocket) \
+	    $(if $(FOCUS),--focus "$(FOCUS)") --churn $(or $(CHURN),0) --repeat $(or $(REPEAT),1)
+else
+# Every one, also after one that failed.
+conformance: guest-tools build
+	@failed=0; \
+	for kind in "--runtime runc" "--runtime crun" "--runtime runc --websocket"; do \
+	    $(CRITEST) $$kind || failed=1; \
+	done; \
+	e2e/guest/run.sh $(CRITEST) --on guest || failed=1; \
+	exit $$failed
+endif
+
 bench: tools build ## the promises of README.md, measured beside the bare runtimes in one run
 	@$(CARGO) run -q $(ALL) --bin bench -- $(BENCH)
 
@@ -64,4 +92,4 @@ clean: ## remove what was built; the tools stay in .cache
 	rm -rf $(TARGET)
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z0-9]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

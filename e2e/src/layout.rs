@@ -40,10 +40,14 @@ pub fn monitor() -> Result<PathBuf> {
 /// # Errors
 /// If it is not there.
 pub fn tool(name: &str) -> Result<PathBuf> {
-    let cache = env::var_os("CRISOL_CACHE").map_or_else(|| source("../.cache"), PathBuf::from);
-    let path = cache.join("bin").join(name);
+    let path = cache().join("bin").join(name);
     ensure!(path.exists(), "{} is missing: run `make tools`", path.display());
     Ok(path)
+}
+
+/// What was built or downloaded once and is kept between runs.
+pub fn cache() -> PathBuf {
+    env::var_os("CRISOL_CACHE").map_or_else(|| source("../.cache"), PathBuf::from)
 }
 
 /// A file of this package's source.

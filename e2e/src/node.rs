@@ -39,6 +39,8 @@ const SHOWN: usize = 60;
 pub struct Options {
     /// Registries (`host:port`) that are spoken to without TLS.
     pub insecure: Vec<String>,
+    /// Names that are found in another registry, without TLS: prefix, then location.
+    pub redirects: Vec<(String, String)>,
     /// The handler for requests that name none; empty = runc.
     pub default_handler: String,
     /// The daemon's log filter; empty = with every step of every request.
@@ -190,11 +192,13 @@ level = "{log}"
             more = self.options.config,
         );
         fs::write(self.config_file(), text)?;
-        let registries: String = self
-            .options
-            .insecure
-            .iter()
-            .map(|address| format!("[[registry]]\nlocation = \"{address}\"\ninsecure = true\n\n"))
+        let insecure = self.options.insecure.iter().map(|address| (address, address));
+        let redirects = self.options.redirects.iter().map(|(prefix, location)| (prefix, location));
+        let registries: String = insecure
+            .chain(redirects)
+            .map(|(prefix, location)| {
+                format!("[[registry]]\nprefix = \"{prefix}\"\nlocation = \"{location}\"\ninsecure = true\n\n")
+            })
             .collect();
         fs::write(self.dir().join("registries.conf"), registries)?;
         let policy = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;

@@ -41,13 +41,21 @@ impl Registry {
     /// # Errors
     /// If docker-registry cannot be started.
     pub fn start(dir: &Path, access: Access) -> Result<Self> {
+        Self::start_on(dir, &dir.join("storage"), access)
+    }
+
+    /// Starts one below `dir` that serves what is, or will be, in `storage`.
+    ///
+    /// # Errors
+    /// If docker-registry cannot be started.
+    pub fn start_on(dir: &Path, storage: &Path, access: Access) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let remains = Remains { dir: dir.to_owned(), names: None };
         sweep::remember(&remains);
         let mut config = format!(
             "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '127.0.0.1:0'}}\n\
              storage: {{filesystem: {{rootdirectory: '{}'}}}}\n",
-            dir.join("storage").display()
+            storage.display()
         );
         if access == Access::Password {
             let file = dir.join("htpasswd");

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes a machine ready for `make run`, `make test` and `make bench`: setup.sh CACHE
+# and, with `guest` as second argument, for what runs in the guest of e2e/guest.
 #
 # Idempotent. Installs by package name what is missing and nothing else; builds crictl, critest and a
 # current runc from the modules pinned beside this file. What it cannot provide itself it names in
@@ -10,6 +11,7 @@ cache=$1
 here=$(cd "$(dirname "$0")" && pwd)
 packages=(gcc libc6-dev runc crun containernetworking-plugins docker-registry skopeo umoci iproute2 iptables
     nftables libseccomp-dev pkg-config)
+[ "${2:-}" != guest ] || packages+=(user-mode-linux kmod e2fsprogs apparmor procps)
 
 fail() {
     echo "crisol: $1" >&2

@@ -1,0 +1,121 @@
+//! The field's own validation suite, critest, unmodified against a daemon of its own.
+//!
+//! Every spec runs. Those that cannot pass are named in `../skip.toml` with their reasons; the run
+//! fails when a spec fails, when one skips itself that the list does not name, and when one that
+//! the list names passes. What critest and the daemon said is kept below `.cache/critest`.
+
+use std::fs;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use e2e::layout;
+use e2e::node::sweep::{sweep_all, temporary_dir};
+use e2e::node::{Node, Options};
+use nix::fcntl::{Flock, FlockArg};
+
+mod arguments;
+mod images;
+mod left_out;
+mod neighbours;
+mod report;
+mod suite;
+
+use arguments::{Arguments, Runtime};
+use left_out::{List, Verdict};
+use neighbours::Neighbours;
+use report::Spec;
+
+/// critest binds the ports 12000 to 12003 of the node, whoever's node that is.
+const LOCK: &str = "/run/lock/crisol-critest";
+
+fn main() -> ExitCode {
+    e2e::interrupt::sweep_when_interrupted(|| false);
+    let result = Arguments::parse(std::env::args().skip(1)).and_then(|arguments| run(&arguments));
+    sweep_all();
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("critest: {error:?}");
+            println!("\ntest result: FAILED. 0 passed; 1 failed; 0 skipped\n");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether everything held.
+fn run(arguments: &Arguments) -> Result<bool> {
+    let list = List::load(&layout::source("critest/skip.toml"), arguments)?;
+    let keep = suite::keep_dir(arguments)?;
+    let dir = temporary_dir("crisol-critest-")?;
+    let registry = images::serve(&dir.path().join("registry"))?;
+    let _lock = lock()?;
+    let node = Arc::new(Node::start(options(arguments, registry.address())?)?);
+    let neighbours = Neighbours::start(&node, arguments.churn)?;
+    let mut held = true;
+    for _ in 0..arguments.repeat {
+        println!("\nrunning critest, {arguments}; its words go to {}", keep.display());
+        let began = Instant::now();
+        let specs = suite::run(&node, arguments, &keep);
+        fs::copy(node.log_file(), keep.join("daemon.log")).ok();
+        held &= show(&specs?, &list, began);
+    }
+    if arguments.churn > 0 {
+        println!("{} pods came and went beside", neighbours.end()?);
+    }
+    Ok(held)
+}
+
+fn lock() -> Result<Flock<fs::File>> {
+    let file = fs::File::options().create(true).truncate(false).write(true).open(LOCK)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).context(LOCK)
+}
+
+/// A node whose default handler is the runtime that is asked for: the suite names none.
+fn options(arguments: &Arguments, registry: &str) -> Result<Options> {
+    let (handler, config) = match arguments.runtime {
+        Runtime::DebianRunc => ("runc", String::new()),
+        Runtime::Crun => ("crun", String::new()),
+        Runtime::Runc => {
+            let path = layout::tool("runc")?;
+            let path = path.display();
+            ("current", format!("[runtime.handlers.current]\ntype = \"oci\"\npath = \"{path}\"\n"))
+        }
+    };
+    Ok(Options {
+        default_handler: handler.to_owned(),
+        redirects: images::HOSTS.map(|host| (host.to_owned(), registry.to_owned())).to_vec(),
+        config,
+        ..Options::default()
+    })
+}
+
+/// Prints what became of every spec and the sum; whether everything held.
+fn show(specs: &[Spec], list: &List, began: Instant) -> bool {
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for spec in specs {
+        let Spec { name, seconds, output, .. } = spec;
+        match list.judge(spec) {
+            Verdict::Ok => {
+                passed += 1;
+                println!("test {name} ... ok ({seconds:.1}s)");
+            }
+            Verdict::LeftOut(reason) => {
+                skipped += 1;
+                println!("test {name} ... skipped: {reason}");
+            }
+            Verdict::Failed(why) => {
+                failed += 1;
+                println!("test {name} ... FAILED ({seconds:.1}s)\n{why}\n{output}");
+            }
+        }
+    }
+    println!(
+        "\ntest result: {}. {passed} passed; {failed} failed; {skipped} skipped; finished in {:.2}s\n",
+        if failed == 0 { "ok" } else { "FAILED" },
+        began.elapsed().as_secs_f64()
+    );
+    failed == 0
+}
