@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::error::{Classify, Kind};
 use crate::ids::{ContainerId, PodId};
 
+pub mod counters;
 mod limits;
 
 pub use limits::Limits;
@@ -255,9 +256,9 @@ impl Cgroups {
     }
 }
 
-/// The path of a group below each mount point. systemd nests slices by the dashes of their names
+/// The path of a group below each mount point, from its name as the runtime takes it. systemd nests slices by the dashes of their names
 /// (systemd.slice(5)).
-fn relative_path(name: &str) -> PathBuf {
+pub fn relative_path(name: &str) -> PathBuf {
     let parts: Vec<&str> = name.split(':').collect();
     let [slice, prefix, id] = parts.as_slice() else {
         return PathBuf::from(name.trim_start_matches('/'));

@@ -19,6 +19,7 @@ use crate::runtime::handlers::Inventory;
 pub mod actor;
 pub mod bundle;
 pub mod cleanup;
+pub mod confine;
 pub mod create;
 pub mod error;
 pub mod exec;

@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use crate::apparmor::Apparmor;
 use crate::cgroup::{Cgroups, Driver};
 use crate::config::{CgroupDriver, Config, HandlerKind};
 use crate::container::{self, Containers};
@@ -42,7 +43,7 @@ use crate::record::Records;
 use crate::rootfs;
 use crate::runtime::handlers::Inventory;
 use crate::runtime::{Runtime, SystemdCgroup};
-use crate::stats::WritableLayers;
+use crate::stats::{self, Stats, WritableLayers};
 use crate::steps::{self, Operations, blocking};
 
 mod plugins;
@@ -81,6 +82,7 @@ struct Daemon {
     /// Plugins of the Node Resource Interface.
     plugins: Plugins,
     events: NodeEvents,
+    stats: Stats,
     /// Becomes true when pods and containers have been found again.
     recovered: watch::Sender<bool>,
     /// Pods whose network could not be given back yet.
@@ -155,13 +157,16 @@ impl Daemon {
         })
         .await;
         let inventory = Inventory::take(&config.runtime).await;
+        let version = health::version();
+        let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
         let images = blocking({
             let (dir, config) = (layout.images(), config.image.clone());
-            move || Images::open(&dir, &config)
+            let metrics = metrics.clone();
+            move || Images::open(&dir, &config, metrics)
         })
         .await
         .context("open the image store")?;
-        let pod_ranges = restored_ranges(&config, &layout).await;
+        let pod_ranges = PodRanges::restored(&config.network, layout.pod_ranges()).await;
         let mapped_rootfs = blocking({
             let root = layout.root().to_owned();
             move || rootfs::mapping::probe(&root)
@@ -172,8 +177,6 @@ impl Daemon {
         }
         let networks = Networks::new(&config.network, layout.cni_cache());
         let operations = Operations::default();
-        let version = health::version();
-        let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
         let layers = WritableLayers::new(layout.writable_layers());
         let plugins = Plugins::new(&config.nri, (version.name, version.version));
         let events = NodeEvents::new(metrics.clone());
@@ -185,6 +188,7 @@ impl Daemon {
             runtimes: runtimes(&config, &inventory, &host, cgroups.driver()),
             monitor: config.runtime.monitor.clone(),
             cgroups: cgroups.clone(),
+            apparmor: Apparmor::start(host.security.apparmor),
             host: host.clone(),
             plugins: plugins.clone(),
             operations: operations.clone(),
@@ -205,7 +209,16 @@ impl Daemon {
             mapped_rootfs: mapped_rootfs.clone(),
             operations: operations.clone(),
             events: events.of_pods(),
+            metrics: metrics.clone(),
         }));
+        let stats = Stats::new(stats::Parts {
+            pods: pods.clone(),
+            containers: containers.clone(),
+            cgroups: cgroups.clone(),
+            mounted: host.cgroups.clone(),
+            layout: layout.clone(),
+            layers: layers.clone(),
+        });
         let (recovered, recovering) = watch::channel(false);
         let (owed, owing) = watch::channel(0);
         let reporter = Arc::new(Reporter {
@@ -231,6 +244,7 @@ impl Daemon {
             metrics,
             plugins,
             events,
+            stats,
             recovered,
             owed,
             cgroups,
@@ -248,7 +262,13 @@ impl Daemon {
         stopping: watch::Receiver<bool>,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<> {
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
-        let runtime = RuntimeApi::new(pods, containers, self.reporter.clone(), self.events.clone());
+        let runtime = RuntimeApi::new(
+            pods,
+            containers,
+            self.reporter.clone(),
+            self.events.clone(),
+            self.stats.clone(),
+        );
         let images = ImageStore::new(self.images.clone(), self.layers.clone());
         let calls = Calls::new(self.recovered.subscribe(), self.metrics.clone());
         Server::builder()
@@ -276,6 +296,7 @@ impl Daemon {
         self.recovered.send_replace(true);
         drop(steps::spawn("slow steps", self.operations.clone().tell_slow_steps()));
         drop(steps::spawn("writable layers", self.layers.clone().sample()));
+        drop(steps::spawn("statistics", self.stats.clone().sample()));
         drop(steps::spawn("owed networks", pay_networks(self.pods.clone(), self.owed.clone())));
         drop(steps::spawn("sweep", sweep(self.pods.clone(), self.containers.clone())));
         drop(steps::spawn("inventory", retake(self.reporter.clone(), self.containers.clone())));
@@ -284,17 +305,6 @@ impl Daemon {
         drop(steps::spawn("gauges", gauges));
         Ok(())
     }
-}
-
-/// The pods' addresses as a former daemon was told. What is wrong with them or the template keeps
-/// nothing from starting: the kubelet tells them again, and gets the reason.
-async fn restored_ranges(config: &Config, layout: &Layout) -> Arc<PodRanges> {
-    let ranges = Arc::new(PodRanges::new(&config.network, layout.pod_ranges()));
-    let restoring = ranges.clone();
-    if let Err(error) = blocking(move || restoring.restore()).await {
-        tracing::error!(error = %chain(&error), "restore the pods' address ranges");
-    }
-    ranges
 }
 
 /// Gives back the networks that are owed, for as long as the daemon lives.

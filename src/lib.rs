@@ -15,6 +15,7 @@ pub mod image;
 pub mod pod;
 pub mod stats;
 
+pub mod apparmor;
 pub mod cgroup;
 pub mod monitor;
 pub mod network;

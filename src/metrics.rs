@@ -143,7 +143,7 @@ impl Metrics {
         self.seconds.with_label_values(&[operation]).observe(took.as_secs_f64());
     }
 
-    /// A pull ended, e.g. with `ok` or `failed`.
+    /// A pull ended with `ok`, `failed` or `abandoned`.
     pub fn pull_ended(&self, result: &'static str) {
         self.pulls.with_label_values(&[result]).inc();
     }
@@ -178,7 +178,7 @@ impl Metrics {
         self.owed.set(clamp(count));
     }
 
-    /// How many things of `kind` (`mount`, `netns`, `cgroup`, …) have no record now.
+    /// How many things of `kind` (`pod`, `container`) have no record now and could not be removed.
     pub fn set_leaks(&self, kind: &'static str, count: usize) {
         self.leaks.with_label_values(&[kind]).set(clamp(count));
     }

@@ -156,6 +156,12 @@ impl Pods {
         }
     }
 
+    /// The published record of the pod with exactly this id.
+    pub fn get(&self, id: &PodId) -> Option<Arc<PodRecord>> {
+        let record = self.registry.get(id)?.record();
+        (record.state != State::Creating).then_some(record)
+    }
+
     /// Everything published, in the order of ids; what is still being made is left out.
     pub fn list(&self) -> Vec<Arc<PodRecord>> {
         let records = self.registry.list().into_iter().map(|handle| handle.record());

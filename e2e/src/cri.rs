@@ -16,6 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 mod events;
+mod stats;
 
 pub use events::Events;
 
@@ -143,6 +144,22 @@ calls! { pods:
     reopen_rpc, reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     /// ExecSync.
     exec_rpc, exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+    /// ContainerStats.
+    container_stats_rpc, container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    /// ListContainerStats.
+    list_container_stats_rpc,
+        list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+    /// PodSandboxStats.
+    pod_stats_rpc, pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+    /// ListPodSandboxStats.
+    list_pod_stats_rpc,
+        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+    /// ListMetricDescriptors.
+    descriptors_rpc,
+        list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+    /// ListPodSandboxMetrics.
+    list_pod_metrics_rpc,
+        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
     /// UpdateContainerResources.
     update_rpc, update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
     /// UpdatePodSandboxResources.

@@ -80,8 +80,8 @@ impl Cgroups {
 
     /// Writes a value into a file of a group of the unified hierarchy. Blocks.
     pub fn set(&self, name: &str, file: &str, value: &str) -> Result<(), CgroupError> {
-        let paths = self.directories(name).into_iter().map(|dir| dir.join(file));
-        match paths.into_iter().find(|path| path.exists()) {
+        let mut paths = self.directories(name).into_iter().map(|dir| dir.join(file));
+        match paths.find(|path| path.exists()) {
             Some(path) => write(&path, value),
             None => Err(no_file(name, file)),
         }
@@ -116,7 +116,7 @@ fn page_limits(dir: &Path) -> Vec<PathBuf> {
     let is_limit = |name: &str| {
         name.starts_with("hugetlb.")
             && !name.contains(".rsvd.")
-            && (name.ends_with(".max") || name.ends_with("MB.limit_in_bytes"))
+            && (name.ends_with(".max") || name.ends_with(".limit_in_bytes"))
     };
     entries
         .filter(|entry| entry.file_name().to_str().is_some_and(is_limit))

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
-use crate::host::{CgroupVersion, Host};
+use crate::host::CgroupVersion;
 use crate::ids::ContainerId;
 use crate::image::Image;
 use crate::nri::wire::ContainerAdjustment;
@@ -19,7 +19,7 @@ use super::oci::{
 use super::record::ContainerRecord;
 use super::spec::{NamespaceMode, Profile, Security};
 use super::user::Identity;
-use super::{ContainerError, Parts, PodPlace, start};
+use super::{ContainerError, Parts, PodPlace, start, stop};
 
 /// The largest seccomp profile read; those of the field are some 50 KiB.
 const MAX_PROFILE: u64 = 1 << 20;
@@ -70,7 +70,7 @@ pub fn build(
             shm: &pod.shm,
             cgroups_path: &record.cgroup,
         },
-        host: &facts(&parts.host, &runtime.features()),
+        host: &facts(parts, &runtime.features()),
         identity,
         rootfs: &parts.layout.rootfs(&record.id),
         image_volumes: volumes,
@@ -80,7 +80,7 @@ pub fn build(
     let built =
         oci::build(&inputs).map_err(|source| ContainerError::spec(spec.name.clone(), source))?;
     for warning in &built.warnings {
-        tracing::debug!(container = %record.id, name = spec.name, warning, "not as asked");
+        tracing::warn!(container = %record.id, name = spec.name, warning, "not as asked");
     }
     Ok(built.spec)
 }
@@ -115,7 +115,8 @@ pub fn write(parts: &Parts, id: &ContainerId, config: &Spec) -> Result<(), Conta
 }
 
 /// What this host and this runtime can do.
-pub(super) fn facts(host: &Host, features: &Features) -> HostFacts {
+pub(super) fn facts(parts: &Parts, features: &Features) -> HostFacts {
+    let host = &parts.host;
     let grantable = host.capabilities.grantable().into_iter();
     HostFacts {
         oci_version: features.oci_version.clone(),
@@ -124,7 +125,8 @@ pub(super) fn facts(host: &Host, features: &Features) -> HostFacts {
         bounding: grantable.map(|name| name.trim_start_matches("CAP_").to_owned()).collect(),
         oom_score_adj_min: host.oom_score_adj_min.into(),
         seccomp: host.security.seccomp && features.seccomp.unwrap_or(true),
-        apparmor: host.security.apparmor,
+        apparmor: parts.apparmor.is_enabled(),
+        default_apparmor: parts.apparmor.default_profile(),
         rro: features.recursive_read_only && host.kernel.has_mount_setattr(),
         idmap: features.idmapped_mounts,
         hugetlb: host.cgroups.controller("hugetlb").is_some(),
@@ -143,15 +145,23 @@ fn pid_target(
         field: "config.linux.security_context.namespace_options.target_id".to_owned(),
         problem: format!("container {id:?} {problem}"),
     };
-    let id: ContainerId = id.parse().map_err(|_| refuse("does not exist"))?;
-    let known = parts.records.load(&id).map_err(|_| refuse("does not exist"))?;
-    let target: ContainerRecord = known.ok_or_else(|| refuse("does not exist"))?;
-    match target.process {
-        _ if target.pod != pod.id => Err(refuse("is not in this pod")),
-        Some(process) if target.ended.is_none() => {
-            Ok(Some(PathBuf::from(format!("/proc/{}/ns/pid", process.pid))))
-        }
-        _ => Err(refuse("does not run")),
+    let absent = || ContainerError::NotFound { query: id.clone() };
+    let id: ContainerId = id.parse().map_err(|_| absent())?;
+    let loaded = parts.records.load(&id);
+    let loaded = loaded.map_err(|source| ContainerError::Record { id, source })?;
+    let target: ContainerRecord = loaded.ok_or_else(absent)?;
+    if target.pod != pod.id {
+        return Err(refuse("is not in this pod"));
+    }
+    // A number that passed on to another process must not open that one's namespace.
+    let lives = |source| ContainerError::File {
+        action: "look for process of",
+        path: id.to_string().into(),
+        source,
+    };
+    match (target.process, stop::find(&target).map_err(lives)?) {
+        (Some(process), Some(_)) => Ok(Some(format!("/proc/{}/ns/pid", process.pid).into())),
+        _ => Err(ContainerError::TargetEnded { id }),
     }
 }
 

@@ -23,7 +23,8 @@ use super::record::{ContainerRecord, ImageUsed};
 use super::spec::{ContainerSpec, User};
 use super::state::State;
 use super::{
-    ContainerError, Parts, PodPlace, bundle, cleanup, remove, signal, start, tell, user, volumes,
+    ContainerError, Parts, PodPlace, bundle, cleanup, confine, remove, signal, start, tell, user,
+    volumes,
 };
 
 /// A container that exists.
@@ -76,6 +77,9 @@ async fn steps(
     operation.step("mount sources");
     volumes::check_sources(parts, &spec).await?;
     volumes::check_mappings(&spec, pod.user.as_ref()).await?;
+
+    operation.step("apparmor");
+    confine::confine(parts, &spec.security).await?;
 
     operation.step("record");
     undo.push("record and files", {

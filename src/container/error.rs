@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::apparmor::ApparmorError;
 use crate::cgroup::CgroupError;
 use crate::error::{Classify, Kind};
 use crate::ids::ContainerId;
@@ -67,6 +68,14 @@ pub enum ContainerError {
         field: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// The container whose processes were asked for does not run.
+    #[error(
+        "config.linux.security_context.namespace_options.target_id: container {id} does not run"
+    )]
+    TargetEnded {
+        /// Which.
+        id: ContainerId,
     },
     /// The image is not here.
     #[error("image {reference:?} not found")]
@@ -208,6 +217,9 @@ pub enum ContainerError {
         /// What it uses.
         used: u64,
     },
+    /// AppArmor.
+    #[error("confine the container")]
+    Apparmor(#[source] ApparmorError),
     /// Its control group.
     #[error("control group of container {id}")]
     Cgroup {
@@ -261,7 +273,9 @@ impl Classify for ContainerError {
             Self::NotFound { .. } | Self::Gone { .. } | Self::NoImage { .. } => Kind::NotFound,
             Self::Ambiguous(_) | Self::Request { .. } => Kind::Invalid,
             Self::Busy { .. } => Kind::Exhausted,
-            Self::WrongState { .. } | Self::BelowUsage { .. } => Kind::WrongState,
+            Self::WrongState { .. } | Self::BelowUsage { .. } | Self::TargetEnded { .. } => {
+                Kind::WrongState
+            }
             Self::Unmappable { source, .. } => match source.kind() {
                 io::ErrorKind::TimedOut => Kind::TimedOut,
                 io::ErrorKind::ResourceBusy => Kind::Exhausted,
@@ -285,6 +299,7 @@ impl Classify for ContainerError {
             Self::Update { source: RuntimeError::Failed { .. }, .. } => Kind::Refused,
             Self::Update { source, .. } => source.kind(),
             Self::Cgroup { source, .. } => source.kind(),
+            Self::Apparmor(source) => source.kind(),
             Self::File { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Exhausted,
                 io::ErrorKind::TimedOut => Kind::TimedOut,

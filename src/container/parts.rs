@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::apparmor::Apparmor;
 use crate::cgroup::Cgroups;
 use crate::events::Publisher;
 use crate::host::Host;
@@ -32,6 +33,8 @@ pub struct Parts {
     pub monitor: PathBuf,
     /// Control groups.
     pub cgroups: Cgroups,
+    /// AppArmor.
+    pub apparmor: Apparmor,
     /// Facts about this host.
     pub host: Host,
     /// Plugins of the node, which are told and may change things.
@@ -40,7 +43,7 @@ pub struct Parts {
     pub operations: Operations,
     /// Where owners hand in what they publish.
     pub events: Publisher<(PodId, ContainerId), ContainerRecord>,
-    /// Where ends for want of memory are counted.
+    /// Where ends for want of memory and leftovers are counted.
     pub metrics: Arc<Metrics>,
 }
 

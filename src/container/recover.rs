@@ -127,6 +127,7 @@ impl Containers {
         ids.extend(ids_in(&layout.writable_layers()));
         ids.sort_unstable();
         ids.dedup();
+        let mut left = 0;
         for id in ids {
             // RACE: it may have been removed since the listing; then its files are gone as well.
             let there = || layout.bundle(&id).exists() || layout.writable_layer(&id).exists();
@@ -137,8 +138,10 @@ impl Containers {
             {
                 let error = crate::error::chain(&error);
                 tracing::error!(container = %id, error, "an orphan is left as it is for now");
+                left += 1;
             }
         }
+        self.parts.metrics.set_leaks("container", left);
     }
 }
 

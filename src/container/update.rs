@@ -130,7 +130,7 @@ fn limits(
 ) -> Result<LinuxResources, ContainerError> {
     let runtime = start::runtime(parts, record)?;
     let mut warnings = Vec::new();
-    let facts = bundle::facts(&parts.host, &runtime.features());
+    let facts = bundle::facts(parts, &runtime.features());
     let limits = oci::limits(wanted, &facts, &mut warnings)
         .map_err(|source| ContainerError::spec(record.spec.name.clone(), source))?;
     for warning in warnings {

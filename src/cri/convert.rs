@@ -8,12 +8,14 @@
 pub mod container;
 pub mod filter;
 pub mod image;
+pub mod metrics;
 mod mount;
 mod namespaces;
 pub mod pod;
 mod resources;
 mod security;
 mod signal;
+pub mod stats;
 mod sysctl;
 mod text;
 pub mod view;

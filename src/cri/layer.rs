@@ -119,17 +119,17 @@ where
         let asked = path.rsplit('/').next().unwrap_or(path);
         let rpc = RPCS.iter().find(|rpc| **rpc == asked).copied().unwrap_or("unknown");
         let metrics = self.calls.metrics.clone();
-        let began = Instant::now();
         // The service that said it was ready is the one to call; its clone waits for its turn.
         let ready = self.inner.clone();
         let answer = std::mem::replace(&mut self.inner, ready).call(request);
         Box::pin(async move {
+            let (timed, began) = (metrics.begin(rpc), Instant::now());
             let answer = answer.await?;
             let took = began.elapsed();
             // A call that failed has its status in the headers; a stream's comes too late for us.
             let failed = Status::from_header_map(answer.headers());
             let code = failed.as_ref().map_or(Code::Ok, Status::code);
-            metrics.operation(rpc, status::name(code), took);
+            timed.end(status::name(code));
             let took_ms = took.as_millis();
             match failed {
                 Some(status) if code != Code::Ok => {

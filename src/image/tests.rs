@@ -71,7 +71,9 @@ impl Site {
     }
 
     fn open(&self) -> Images {
-        Images::open_with(&self.path("images"), &self.config(), pace(), GRACE).expect("open")
+        let metrics = Arc::new(Metrics::new("1", "c").expect("metrics"));
+        Images::open_with(&self.path("images"), &self.config(), pace(), GRACE, metrics)
+            .expect("open")
     }
 
     /// Names in a directory of the store.

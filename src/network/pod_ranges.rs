@@ -11,13 +11,14 @@ use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cni::conflist::NetworkConfig;
 
 use crate::config;
-use crate::error::{Classify, Kind};
+use crate::error::{Classify, Kind, chain};
 use crate::record;
+use crate::steps::blocking;
 
 mod template;
 
@@ -138,7 +139,7 @@ pub struct PodRanges {
 
 impl PodRanges {
     /// Ranges kept in the file `kept`.
-    pub fn new(config: &config::Network, kept: PathBuf) -> Self {
+    fn new(config: &config::Network, kept: PathBuf) -> Self {
         Self {
             kept,
             template: config.conf_template.clone(),
@@ -147,8 +148,19 @@ impl PodRanges {
         }
     }
 
+    /// The ranges as a former daemon was told. What is wrong with them or the template keeps nothing
+    /// from starting: the kubelet tells them again, and gets the reason.
+    pub async fn restored(config: &config::Network, kept: PathBuf) -> Arc<Self> {
+        let ranges = Arc::new(Self::new(config, kept));
+        let restoring = ranges.clone();
+        if let Err(error) = blocking(move || restoring.restore()).await {
+            tracing::error!(error = %chain(&error), "restore the pods' address ranges");
+        }
+        ranges
+    }
+
     /// Renders the template with the ranges of a former daemon, if there are any. Blocks.
-    pub fn restore(&self) -> Result<(), RangesError> {
+    fn restore(&self) -> Result<(), RangesError> {
         match read(&self.kept) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(RangesError::Read { path: self.kept.clone(), source }),

@@ -9,6 +9,7 @@ use crate::container::Containers;
 use crate::events::Publisher;
 use crate::host::Host;
 use crate::ids::PodId;
+use crate::metrics::Metrics;
 use crate::network::Networks;
 use crate::nri::Plugins;
 use crate::path::Layout;
@@ -45,6 +46,8 @@ pub struct Parts {
     pub operations: Operations,
     /// Where owners hand in what they publish.
     pub events: Publisher<PodId, PodRecord>,
+    /// Where leftovers are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Parts {

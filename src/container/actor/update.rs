@@ -1,12 +1,13 @@
 //! What the owner does about an update of limits.
 
+use std::sync::Arc;
+
 use crate::container::handle::{Asker, Reply, answer};
 use crate::container::spec::Resources;
 use crate::container::state::{Request, State, Verdict, admit};
 use crate::container::{ContainerError, update};
 
 use super::{Actor, Fact};
-use std::sync::Arc;
 
 impl Actor {
     /// What `request` means now. While the runtime changes limits it is asked nothing else that a

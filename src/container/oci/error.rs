@@ -126,10 +126,10 @@ pub enum SpecError {
 impl Classify for SpecError {
     fn kind(&self) -> Kind {
         match self {
-            SpecError::RecursiveReadOnlyUnsupported(_) => Kind::Refused,
-            SpecError::IdmapUnsupported(_) | SpecError::ProfileUnsupported { .. } => {
-                Kind::Unsupported
+            SpecError::RecursiveReadOnlyUnsupported(_) | SpecError::ProfileUnsupported { .. } => {
+                Kind::Refused
             }
+            SpecError::IdmapUnsupported(_) => Kind::Unsupported,
             SpecError::ImageVolumeMissing(_) | SpecError::SeccompProfileMissing(_) => {
                 Kind::Internal
             }

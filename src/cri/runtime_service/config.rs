@@ -3,7 +3,7 @@
 use tonic::{Request, Response};
 
 use crate::cri::pb;
-use crate::cri::status::status;
+use crate::cri::status::{invalid, status};
 use crate::steps::blocking;
 
 use super::{Reply, Runtime};
@@ -13,8 +13,10 @@ impl Runtime {
         &self,
         request: Request<pb::UpdateRuntimeConfigRequest>,
     ) -> Reply<pb::UpdateRuntimeConfigResponse> {
-        let config = request.into_inner().runtime_config;
-        let told = config.and_then(|config| config.network_config).unwrap_or_default().pod_cidr;
+        let Some(config) = request.into_inner().runtime_config else {
+            return Err(invalid("runtime_config: is missing"));
+        };
+        let told = config.network_config.unwrap_or_default().pod_cidr;
         let ranges = self.reporter.pod_ranges.clone();
         blocking(move || ranges.set(&told)).await.map_err(|error| status(&error))?;
         Ok(Response::new(pb::UpdateRuntimeConfigResponse {}))
