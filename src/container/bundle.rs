@@ -92,7 +92,7 @@ pub fn adjust(
     config: &mut Spec,
     wanted: &ContainerAdjustment,
 ) -> Result<(), ContainerError> {
-    let facts = facts(&parts.host, &start::runtime(parts, record)?.features());
+    let facts = facts(parts, &start::runtime(parts, record)?.features());
     oci::adjust(config, wanted, &facts, &record.id.to_string())
         .map_err(|source| ContainerError::Spec { name: record.spec.name.clone(), source })?;
     let group = config.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
