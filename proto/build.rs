@@ -1,18 +1,20 @@
-//! Generates the Rust types, client and server of CRI v1 from `runtime/v1/api.proto`.
+//! Generates Rust from the interfaces: CRI v1 with client and server, the messages of NRI and ttrpc.
 //!
-//! The file is parsed by protox, so building needs no protoc.
+//! The files are parsed by protox, so building needs no protoc.
 
 use std::error::Error;
 
 /// Relative to the package, where cargo runs this program.
 const INCLUDE: &str = "proto";
-const API: &str = "runtime/v1/api.proto";
+const FILES: [&str; 3] = ["runtime/v1/api.proto", "nri/v1alpha1/api.proto", "ttrpc/ttrpc.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto/build.rs");
-    println!("cargo:rerun-if-changed={INCLUDE}/{API}");
+    for file in FILES {
+        println!("cargo:rerun-if-changed={INCLUDE}/{file}");
+    }
 
-    let files = protox::compile([API], [INCLUDE])?;
+    let files = protox::compile(FILES, [INCLUDE])?;
     tonic_prost_build::configure()
         // Labels and annotations print and compare in a stable order.
         .btree_map(".")

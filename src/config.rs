@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Classify, Kind};
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub image: Image,
     /// Runtimes.
     pub runtime: Runtime,
+    /// Plugins of the Node Resource Interface.
+    pub nri: Nri,
     /// Logging.
     pub log: Log,
     /// Metrics.
@@ -143,6 +146,25 @@ pub enum HandlerKind {
     Oci,
     /// By containerd's shim v2 protocol.
     Shim,
+}
+
+/// `[nri]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nri {
+    /// Whether there are plugins at all.
+    pub enable: bool,
+    /// Where plugins connect.
+    pub socket: PathBuf,
+    /// Only plugins of `plugin_dir`.
+    pub disable_connections: bool,
+    /// Plugins that are started with the daemon.
+    pub plugin_dir: PathBuf,
+    /// Their configurations.
+    pub plugin_config_dir: PathBuf,
+    /// For registering, and for one part of the synchronisation.
+    pub registration_timeout: Duration,
+    /// For one event.
+    pub request_timeout: Duration,
 }
 
 /// `[log]`

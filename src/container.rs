@@ -34,6 +34,7 @@ pub mod spec;
 pub mod start;
 pub mod state;
 pub mod stop;
+pub mod tell;
 pub mod update;
 pub mod user;
 pub mod volumes;
@@ -43,7 +44,7 @@ pub use exec::ExecOutput;
 pub use parts::Parts;
 pub use record::ContainerRecord;
 
-use handle::{Command, Creation, Handle};
+use handle::{Asker, Command, Creation, Handle};
 use spec::{ContainerSpec, Resources};
 use state::{Request, State, Verdict};
 
@@ -179,9 +180,14 @@ impl Containers {
     }
 
     /// Changes a container's limits; zero or empty leaves one as it is.
-    pub async fn update(&self, query: &IdQuery, change: Resources) -> Result<(), Shared> {
+    pub async fn update(
+        &self,
+        query: &IdQuery,
+        change: Resources,
+        by: Asker,
+    ) -> Result<(), Shared> {
         let change = Box::new(change);
-        self.ask(self.handle(query)?, |reply| Command::Update { change, reply }).await
+        self.ask(self.handle(query)?, |reply| Command::Update { by, change, reply }).await
     }
 
     /// Stops every container of a pod at once.
@@ -255,6 +261,17 @@ impl Containers {
     pub fn list(&self) -> Vec<Arc<ContainerRecord>> {
         let records = self.registry.list().into_iter().map(|handle| handle.record());
         records.filter(|record| record.state != State::Creating).collect()
+    }
+
+    /// What plugins have been told of, also what is still being created.
+    pub fn told(&self) -> Vec<Arc<ContainerRecord>> {
+        let shown = self.registry.list().into_iter().filter(|handle| handle.told.is_shown());
+        shown.map(|handle| handle.record()).collect()
+    }
+
+    /// As plugins are shown it.
+    pub async fn shown(&self, record: &ContainerRecord) -> crate::nri::wire::Container {
+        tell::container(&self.parts, record).await
     }
 
     /// The ids of a pod's containers.

@@ -36,6 +36,7 @@ use crate::host::Host;
 use crate::image::Images;
 use crate::metrics::{self, Metrics};
 use crate::network::{Networks, PodRanges};
+use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::pod::{self, Pods};
 use crate::record::Records;
@@ -44,6 +45,8 @@ use crate::runtime::handlers::Inventory;
 use crate::runtime::{Runtime, SystemdCgroup};
 use crate::stats::{self, Stats, WritableLayers};
 use crate::steps::{self, Operations, blocking};
+
+mod plugins;
 
 /// The kubelet and crictl send and accept messages up to this.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -76,6 +79,8 @@ struct Daemon {
     images: Images,
     layers: WritableLayers,
     metrics: Arc<Metrics>,
+    /// Plugins of the Node Resource Interface.
+    plugins: Plugins,
     events: NodeEvents,
     stats: Stats,
     /// Becomes true when pods and containers have been found again.
@@ -132,6 +137,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         tracing::warn!("requests are still in flight; their records tell the next daemon");
     }
+    daemon.plugins.shut_down().await;
     fs::remove_file(&listener).ok();
     let cgroups = daemon.cgroups.clone();
     blocking(move || cgroups.remove_default_parent()).await;
@@ -159,6 +165,7 @@ impl Daemon {
         let networks = Networks::new(&config.network, layout.cni_cache());
         let operations = Operations::default();
         let layers = WritableLayers::new(layout.writable_layers());
+        let plugins = Plugins::new(&config.nri, (version.name, version.version));
         let events = NodeEvents::new(metrics.clone());
 
         let containers = Containers::new(Arc::new(container::Parts {
@@ -170,6 +177,7 @@ impl Daemon {
             cgroups: cgroups.clone(),
             apparmor: Apparmor::start(host.security.apparmor),
             host: host.clone(),
+            plugins: plugins.clone(),
             operations: operations.clone(),
             events: events.of_containers(),
             metrics: metrics.clone(),
@@ -184,6 +192,7 @@ impl Daemon {
             monitor: config.runtime.monitor.clone(),
             handlers: oci_handlers(&config),
             default_handler: config.runtime.default_handler.clone(),
+            plugins: plugins.clone(),
             mapped_rootfs: mapped_rootfs.clone(),
             operations: operations.clone(),
             events: events.of_pods(),
@@ -220,6 +229,7 @@ impl Daemon {
             images,
             layers,
             metrics,
+            plugins,
             events,
             stats,
             recovered,
@@ -267,6 +277,9 @@ impl Daemon {
     async fn recover(&self) -> anyhow::Result<()> {
         self.containers.recover().await.context("find containers again")?;
         self.pods.recover().await.context("find pods again")?;
+        let (pods, containers) = (self.pods.clone(), self.containers.clone());
+        let objects = Arc::new(plugins::Objects { pods, containers });
+        self.plugins.serve(&self.reporter.config.nri, objects).await;
         self.recovered.send_replace(true);
         drop(steps::spawn("slow steps", self.operations.clone().tell_slow_steps()));
         drop(steps::spawn("writable layers", self.layers.clone().sample()));

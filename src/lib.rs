@@ -19,6 +19,7 @@ pub mod apparmor;
 pub mod cgroup;
 pub mod monitor;
 pub mod network;
+pub mod nri;
 pub mod rootfs;
 pub mod runtime;
 

@@ -28,6 +28,7 @@ pub mod run;
 pub mod spec;
 pub mod state;
 pub mod stop;
+pub mod tell;
 
 pub use error::PodError;
 pub use parts::Parts;
@@ -104,8 +105,24 @@ impl Pods {
 
     /// Notes what the kubelet gives a pod now.
     pub async fn update(&self, query: &IdQuery, resources: PodResources) -> Result<(), Shared> {
-        let resources = Box::new(resources);
-        self.ask(self.handle(query)?, |reply| Command::Update(resources, reply)).await
+        let (all, handle) = (self.clone(), self.handle(query)?);
+        // Of its own: a client that goes away leaves nothing half told.
+        let work = crate::steps::spawn("update pod", async move {
+            all.tell_update(&handle.record(), &resources).await?;
+            let resources = Box::new(resources);
+            all.ask(handle.clone(), |reply| Command::Update(resources, reply)).await?;
+            all.parts.plugins.post_update_pod(|| tell::pod(&handle.record())).await;
+            Ok(())
+        });
+        let panicked = PodError::Panicked { verb: "update pod" };
+        work.await.ok().flatten().unwrap_or_else(|| Err(Arc::new(panicked)))
+    }
+
+    async fn tell_update(&self, record: &PodRecord, new: &PodResources) -> Result<(), Shared> {
+        let (overhead, sum) = (&new.overhead, &new.resources);
+        let limits = || (container::tell::resources(overhead), container::tell::resources(sum));
+        let told = self.parts.plugins.update_pod(|| tell::pod(record), limits).await;
+        told.map_err(|source| Arc::new(PodError::Plugins(source)))
     }
 
     /// Creates a container in a pod that is ready.
@@ -149,6 +166,17 @@ impl Pods {
     pub fn list(&self) -> Vec<Arc<PodRecord>> {
         let records = self.registry.list().into_iter().map(|handle| handle.record());
         records.filter(|record| record.state != State::Creating).collect()
+    }
+
+    /// What plugins have been told of, also what is still being made.
+    pub fn told(&self) -> Vec<Arc<PodRecord>> {
+        let shown = self.registry.list().into_iter().filter(|handle| handle.told.is_shown());
+        shown.map(|handle| handle.record()).collect()
+    }
+
+    /// The record of the pod with exactly this id, whatever its state.
+    pub fn any_record(&self, id: &str) -> Option<Arc<PodRecord>> {
+        self.registry.get(&id).map(|handle| handle.record())
     }
 
     /// Gives back network attachments that no pod accounts for; called again and again. Returns how

@@ -5,6 +5,7 @@
 pub mod foreign;
 pub mod idmap;
 pub mod in_root;
+pub mod inherit;
 pub mod kept;
 pub mod namespaces;
 pub mod overlay;

@@ -179,6 +179,11 @@ path = "/usr/sbin/runc"
 type = "oci"
 path = "/usr/bin/crun"
 
+[nri]
+socket = "{dir}/state/nri.sock"
+plugin_dir = "{dir}/nri/plugins"
+plugin_config_dir = "{dir}/nri/conf.d"
+
 [log]
 level = "{log}"
 
@@ -374,6 +379,11 @@ level = "{log}"
     /// The CRI socket.
     pub fn socket(&self) -> PathBuf {
         self.dir().join("state/crisol.sock")
+    }
+
+    /// The socket for NRI plugins.
+    pub fn nri_socket(&self) -> PathBuf {
+        self.dir().join("state/nri.sock")
     }
 
     /// The CNI configuration.

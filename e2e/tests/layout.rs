@@ -215,7 +215,7 @@ fn top_level(list: &str) -> Vec<&str> {
 const TOP: &[&str] = &["main", "lib", "cli", "daemon", "logging", "preflight"];
 const EDGE: &[&str] = &["cri"];
 const CORE: &[&str] = &["pod", "container", "image", "stats", "health"];
-const HANDS: &[&str] = &["network", "monitor", "runtime", "rootfs", "cgroup", "apparmor"];
+const HANDS: &[&str] = &["network", "monitor", "runtime", "rootfs", "cgroup", "apparmor", "nri"];
 const BASE: &[&str] = &[
     "registry", "record", "undo", "steps", "events", "metrics", "config", "host", "ids", "path",
     "error",

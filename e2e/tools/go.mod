@@ -4,7 +4,10 @@ go 1.26.6
 
 tool sigs.k8s.io/cri-tools/cmd/crictl
 
-require sigs.k8s.io/cri-tools v1.37.0
+require (
+	github.com/containerd/nri v0.12.2
+	sigs.k8s.io/cri-tools v1.37.0
+)
 
 require (
 	cyphar.com/go-pathrs v0.2.1 // indirect
@@ -16,7 +19,6 @@ require (
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/containerd/log v0.1.0 // indirect
-	github.com/containerd/nri v0.12.2 // indirect
 	github.com/containerd/ttrpc v1.2.7 // indirect
 	github.com/cpuguy83/go-md2man/v2 v2.0.7 // indirect
 	github.com/cyphar/filepath-securejoin v0.6.0 // indirect

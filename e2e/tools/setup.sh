@@ -111,6 +111,13 @@ build_runc() {
         -ldflags '-s -w' -o "$2" github.com/opencontainers/runc
 }
 
+# Small, and Go itself knows whether it has to be built again.
+build_nri_plugin() {
+    (cd "$here" && CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags '-s -w' \
+        -o "$cache/bin/nriplugin" ./nriplugin) ||
+        fail "building nriplugin failed: is the Go module proxy reachable (go env GOPROXY)?"
+}
+
 # crun 1.8 refuses to start on cgroup v1 when the kernel has hugetlb there and nobody mounted it.
 mount_hugetlb() {
     [ -d /sys/fs/cgroup/memory ] || return 0 # cgroup v2
@@ -129,4 +136,5 @@ provide_busybox
 provide crictl "$here" sigs.k8s.io/cri-tools --version build_crictl
 provide critest "$here" sigs.k8s.io/cri-tools -version build_critest
 provide runc "$here/runc" github.com/opencontainers/runc --version build_runc
+build_nri_plugin
 mount_hugetlb

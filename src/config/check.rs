@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::raw::{Entry, Mistake, Raw, RawHandler};
 use super::table::{self, HANDLER_KEYS, HANDLERS, KEYS, Value};
 use super::{
-    Cgroup, Config, ConfigError, Cri, Handler, Image, Log, Metrics, Network, Runtime, Stream, rules,
+    Cgroup, Config, ConfigError, Cri, Handler, Image, Log, Metrics, Network, Nri, Runtime, Stream,
+    rules,
 };
 use crate::path::Layout;
 
@@ -92,7 +94,7 @@ impl Check<'_> {
                 address: self.text("stream.address", rules::address),
                 port: self.key("stream.port", |value| match value {
                     Value::Number(number) => rules::port(*number),
-                    Value::Text(_) | Value::List(_) => Err("expected an integer".to_owned()),
+                    _ => Err("expected an integer".to_owned()),
                 }),
             },
             network: Network {
@@ -113,6 +115,15 @@ impl Check<'_> {
                     .text("runtime.monitor", rules::optional_path)
                     .unwrap_or_else(|| self.programs.monitor()),
                 handlers,
+            },
+            nri: Nri {
+                enable: self.key("nri.enable", flag),
+                socket: self.text("nri.socket", rules::socket_path),
+                disable_connections: self.key("nri.disable_connections", flag),
+                plugin_dir: self.text("nri.plugin_dir", rules::absolute_path),
+                plugin_config_dir: self.text("nri.plugin_config_dir", rules::absolute_path),
+                registration_timeout: self.key("nri.registration_timeout", seconds),
+                request_timeout: self.key("nri.request_timeout", seconds),
             },
             log: Log {
                 level: self.text("log.level", rules::log_level),
@@ -257,13 +268,27 @@ impl HandlerCheck<'_> {
 fn text<T>(value: &Value, rule: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
     match value {
         Value::Text(text) => rule(text),
-        Value::Number(_) | Value::List(_) => Err("expected a string".to_owned()),
+        _ => Err("expected a string".to_owned()),
     }
 }
 
 fn list<T>(value: &Value, rule: impl Fn(&[String]) -> Result<T, String>) -> Result<T, String> {
     match value {
         Value::List(items) => rule(items),
-        Value::Text(_) | Value::Number(_) => Err("expected an array of strings".to_owned()),
+        _ => Err("expected an array of strings".to_owned()),
+    }
+}
+
+fn flag(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Flag(flag) => Ok(*flag),
+        _ => Err("expected a boolean".to_owned()),
+    }
+}
+
+fn seconds(value: &Value) -> Result<Duration, String> {
+    match value {
+        Value::Number(number) => rules::seconds(*number),
+        _ => Err("expected an integer".to_owned()),
     }
 }

@@ -308,6 +308,7 @@ fn typed(value: &DeValue<'_>, default: Fallback) -> Result<Value, String> {
                 .map(Value::Number)
                 .map_err(|_| format!("{number} is too large for an integer"))
         }
+        (Fallback::Flag(_), DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
         (Fallback::List(_), DeValue::Array(items)) => items
             .iter()
             .map(|item| match item.get_ref() {

@@ -144,6 +144,7 @@ fn toml_value(value: &Value) -> String {
     match value {
         Value::Text(text) => quoted(text),
         Value::Number(number) => number.to_string(),
+        Value::Flag(flag) => flag.to_string(),
         Value::List(items) => {
             let items: Vec<_> = items.iter().map(|item| quoted(item)).collect();
             format!("[{}]", items.join(", "))

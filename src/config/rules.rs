@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
@@ -16,6 +17,9 @@ const MAX_HANDLER_NAME: usize = 63;
 
 /// Directories are searched for every plugin; more than a few is a mistake.
 const MAX_PLUGIN_DIRS: usize = 16;
+
+/// The kubelet gives up on a request after two minutes, so nothing in it may wait longer.
+const MAX_SECONDS: u64 = 120;
 
 /// Options of a runtime that one could mean are a handful.
 const MAX_OPTIONS: usize = 64;
@@ -94,6 +98,14 @@ pub(super) fn optional_listen(text: &str) -> Result<Option<SocketAddr>, String> 
 /// A TCP port or 0.
 pub(super) fn port(number: i64) -> Result<u16, String> {
     number.try_into().map_err(|_| format!("{number} is not in the range 0 to 65535"))
+}
+
+/// A time to wait for somebody.
+pub(super) fn seconds(number: i64) -> Result<Duration, String> {
+    match u64::try_from(number) {
+        Ok(seconds) if (1..=MAX_SECONDS).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("{number} is not in the range 1 to {MAX_SECONDS} seconds")),
+    }
 }
 
 /// `auto`, `systemd`, `cgroupfs`.

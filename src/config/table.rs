@@ -3,13 +3,15 @@
 
 use super::{CgroupDriver, Config, Handler, HandlerKind, LogFormat};
 
-/// A value as TOML has it, reduced to the three types that our keys use.
+/// A value as TOML has it, reduced to the types that our keys use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// A string.
     Text(String),
     /// An integer.
     Number(i64),
+    /// `true` or `false`.
+    Flag(bool),
     /// An array of strings.
     List(Vec<String>),
 }
@@ -21,6 +23,8 @@ pub enum Fallback {
     Text(&'static str),
     /// An integer.
     Number(i64),
+    /// `true` or `false`.
+    Flag(bool),
     /// An array of strings.
     List(&'static [&'static str]),
 }
@@ -31,6 +35,7 @@ impl Fallback {
         match self {
             Self::Text(text) => Value::Text(text.to_owned()),
             Self::Number(number) => Value::Number(number),
+            Self::Flag(flag) => Value::Flag(flag),
             Self::List(items) => Value::List(items.iter().map(|&item| item.to_owned()).collect()),
         }
     }
@@ -40,6 +45,7 @@ impl Fallback {
         match self {
             Self::Text(_) => "a string",
             Self::Number(_) => "an integer",
+            Self::Flag(_) => "a boolean",
             Self::List(_) => "an array of strings",
         }
     }
@@ -93,7 +99,7 @@ pub const BUILT_IN: [BuiltInHandler; 2] = [
 ];
 
 /// All keys with one value, in the order in which files show them.
-pub const KEYS: [Key; 17] = [
+pub const KEYS: [Key; 24] = [
     Key {
         name: "root",
         default: Fallback::Text("/var/lib/crisol"),
@@ -179,6 +185,48 @@ pub const KEYS: [Key; 17] = [
         get: |c| path(&c.runtime.monitor),
     },
     Key {
+        name: "nri.enable",
+        default: Fallback::Flag(true),
+        reason: "Whether plugins of the Node Resource Interface are told of pods and containers.",
+        get: |c| Value::Flag(c.nri.enable),
+    },
+    Key {
+        name: "nri.socket",
+        default: Fallback::Text("/var/run/nri/nri.sock"),
+        reason: "The unix socket that plugins connect to; who reaches it may change every container.",
+        get: |c| path(&c.nri.socket),
+    },
+    Key {
+        name: "nri.disable_connections",
+        default: Fallback::Flag(false),
+        reason: "true leaves the socket away: only plugins of plugin_dir run.",
+        get: |c| Value::Flag(c.nri.disable_connections),
+    },
+    Key {
+        name: "nri.plugin_dir",
+        default: Fallback::Text("/opt/nri/plugins"),
+        reason: "Plugins that are started with crisol, in the order of their names NN-name.",
+        get: |c| path(&c.nri.plugin_dir),
+    },
+    Key {
+        name: "nri.plugin_config_dir",
+        default: Fallback::Text("/etc/nri/conf.d"),
+        reason: "Their configuration: NN-name.conf or name.conf.",
+        get: |c| path(&c.nri.plugin_config_dir),
+    },
+    Key {
+        name: "nri.registration_timeout",
+        default: Fallback::Number(5),
+        reason: "Seconds that a plugin has for registering, and again for taking in what there is.",
+        get: |c| seconds(c.nri.registration_timeout),
+    },
+    Key {
+        name: "nri.request_timeout",
+        default: Fallback::Number(2),
+        reason: "Seconds that a plugin has for one event; one that is late is disconnected.",
+        get: |c| seconds(c.nri.request_timeout),
+    },
+    Key {
         name: "log.level",
         default: Fallback::Text("info"),
         reason: "error, warn, info, debug or trace, also per module: \"info,crisol::image=debug\".",
@@ -248,6 +296,10 @@ pub fn driver(driver: CgroupDriver) -> &'static str {
         CgroupDriver::Systemd => "systemd",
         CgroupDriver::Cgroupfs => "cgroupfs",
     }
+}
+
+fn seconds(time: std::time::Duration) -> Value {
+    Value::Number(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn path(path: &std::path::Path) -> Value {

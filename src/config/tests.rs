@@ -442,6 +442,7 @@ stream = { address = "::1", port = 10010 }
 network = { conf_dir = "/etc/net", conf_template = "/etc/t", plugin_dirs = ["/a b", "/c\"d"] }
 cgroup.driver = "cgroupfs"
 log = { level = "warn,crisol::image=debug", format = "json" }
+nri = { enable = false, socket = "/run/n.sock", disable_connections = true, plugin_dir = "/p", plugin_config_dir = "/c", registration_timeout = 7, request_timeout = 9 }
 metrics.listen = "[::1]:9090"
 [image]
 registries_conf = "/etc/r.conf"

@@ -17,6 +17,7 @@ use crate::events::What;
 use crate::ids::ContainerId;
 use crate::image::ImagePin;
 use crate::monitor;
+use crate::nri::Told;
 use crate::registry::Registry;
 
 use super::create::Made;
@@ -26,6 +27,7 @@ use super::spec::{ContainerSpec, Resources};
 use super::state::{State, Verdict};
 use super::{
     ContainerError, Key, Parts, PodPlace, Shared, cleanup, create, remove, signal, start, stop,
+    tell,
 };
 
 mod update;
@@ -51,6 +53,7 @@ enum Fact {
 pub struct Actor {
     record: ContainerRecord,
     parts: Arc<Parts>,
+    told: Told,
     commands: mpsc::Receiver<Command>,
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<ContainerRecord>>,
@@ -119,10 +122,16 @@ pub fn owner_of(record: ContainerRecord, parts: Arc<Parts>) -> (Handle, Actor) {
     let (command_sender, commands) = mpsc::channel(MAILBOX);
     let (creation_sender, creation) = watch::channel(Creation::Pending);
     let (published_sender, published) = watch::channel(Arc::new(record.clone()));
-    let handle = Handle { id: record.id, commands: command_sender, creation, published };
+    let told = match record.state {
+        State::Creating => Told::default(),
+        _ => Told::found(record.ended.is_some()),
+    };
+    let (id, commands_of) = (record.id, command_sender);
+    let handle = Handle { id, commands: commands_of, creation, told: told.clone(), published };
     let actor = Actor {
         record,
         parts,
+        told,
         commands,
         creation: creation_sender,
         published: published_sender,
@@ -145,7 +154,7 @@ impl Actor {
     /// Creates the container, then owns it to its end. `pass` is held during the creation.
     pub async fn create<P>(mut self, pod: PodPlace, pass: P, registry: Arc<Registry<Key, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
-        match create::create(&self.parts, &pod, self.record.clone()).await {
+        match create::create(&self.parts, &pod, self.record.clone(), &self.told).await {
             Ok(Made { record, pins }) => {
                 self.record = record;
                 self.pins = pins;
@@ -241,7 +250,9 @@ impl Actor {
                 }
             }
             (Command::Remove(reply), Verdict::Join) => self.removing.push(reply),
-            (Command::Update { change, reply }, Verdict::Run) => self.update(*change, reply),
+            (Command::Update { by, change, reply }, Verdict::Run) => {
+                self.update(by, *change, reply)
+            }
             (command, Verdict::Done) => answer(vec![command.into_reply()], &Ok(())),
             (command, _) => {
                 let error = ContainerError::WrongState {
@@ -387,7 +398,9 @@ impl Actor {
                 monitor::dismiss(&dir).await;
             }));
         }
-        answer(std::mem::take(&mut self.stopping), &Ok(()));
+        if !self.parts.plugins.are_there() {
+            answer(std::mem::take(&mut self.stopping), &Ok(()));
+        }
         self.clean();
         self.admit_deferred();
     }
@@ -399,7 +412,11 @@ impl Actor {
         }
         self.cleaning = true;
         let (parts, record) = (self.parts.clone(), self.record.clone());
+        let (told, stopping) = (self.told.clone(), std::mem::take(&mut self.stopping));
         self.step("clean up container", Fact::Cleaned, async move {
+            // Plugins hear of the end before whoever asked for it does.
+            parts.plugins.stop_container(&told, tell::container(&parts, &record)).await;
+            answer(stopping, &Ok(()));
             cleanup::cleanup(&parts, &record).await
         });
     }
@@ -434,7 +451,9 @@ impl Actor {
     fn remove(&mut self) {
         self.set_state(State::Removing);
         let (parts, record) = (self.parts.clone(), self.record.clone());
+        let told = self.told.clone();
         self.step("remove container", Fact::Removed, async move {
+            parts.plugins.remove_container(&told, tell::container(&parts, &record)).await;
             remove::remove(&parts, &record).await
         });
     }

@@ -5,9 +5,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Spec;
+
 use crate::host::CgroupVersion;
 use crate::ids::ContainerId;
 use crate::image::Image;
+use crate::nri::wire::ContainerAdjustment;
 use crate::runtime::Features;
 
 use super::oci::{
@@ -24,15 +27,15 @@ const MAX_PROFILE: u64 = 1 << 20;
 /// The most device nodes one container gets; a directory of devices is walked to here.
 const MAX_DEVICES: usize = 4096;
 
-/// Builds the configuration and writes it into the bundle. Blocks.
-pub fn write(
+/// Builds the configuration. Blocks.
+pub fn build(
     parts: &Parts,
     record: &ContainerRecord,
     pod: &PodPlace,
     image: &Image,
     identity: &Identity,
     volumes: &[Option<PathBuf>],
-) -> Result<(), ContainerError> {
+) -> Result<Spec, ContainerError> {
     let spec = &record.spec;
     let runtime = start::runtime(parts, record)?;
     let seccomp = localhost_profile(&spec.security)?;
@@ -79,8 +82,30 @@ pub fn write(
     for warning in &built.warnings {
         tracing::warn!(container = %record.id, name = spec.name, warning, "not as asked");
     }
-    let path = parts.layout.bundle(&record.id).join("config.json");
-    let written = serde_json::to_vec(&built.spec).map_err(io::Error::from).and_then(|text| {
+    Ok(built.spec)
+}
+
+/// Changes the configuration as plugins of the node want it.
+pub fn adjust(
+    parts: &Parts,
+    record: &mut ContainerRecord,
+    config: &mut Spec,
+    wanted: &ContainerAdjustment,
+) -> Result<(), ContainerError> {
+    let facts = facts(parts, &start::runtime(parts, record)?.features());
+    oci::adjust(config, wanted, &facts, &record.id.to_string())
+        .map_err(|source| ContainerError::Spec { name: record.spec.name.clone(), source })?;
+    let group = config.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    if let Some(group) = group {
+        record.cgroup = group.to_string_lossy().into_owned();
+    }
+    Ok(())
+}
+
+/// Writes the configuration into the bundle. Blocks.
+pub fn write(parts: &Parts, id: &ContainerId, config: &Spec) -> Result<(), ContainerError> {
+    let path = parts.layout.bundle(id).join("config.json");
+    let written = serde_json::to_vec(config).map_err(io::Error::from).and_then(|text| {
         // The environment has secrets, and the bundle may be open to a pod's user namespace.
         let mut options = File::options();
         options.write(true).create(true).truncate(true).mode(0o600);

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use conmon::{Launch, Owner};
+use oci_spec::runtime::Spec;
 
 use crate::image::{Image, ImagePin};
 use crate::monitor::{self, MonitorError};
+use crate::nri::Told;
 use crate::rootfs::{self, Mapping, RootfsDirs, RootfsOptions};
 use crate::runtime::{CREATE_DEADLINE, ENVIRONMENT, Stdin, reason_in_log};
 use crate::steps::{Operation, blocking};
@@ -21,7 +23,8 @@ use super::record::{ContainerRecord, ImageUsed};
 use super::spec::{ContainerSpec, User};
 use super::state::State;
 use super::{
-    ContainerError, Parts, PodPlace, bundle, cleanup, confine, remove, signal, start, user, volumes,
+    ContainerError, Parts, PodPlace, bundle, cleanup, confine, remove, signal, start, tell, user,
+    volumes,
 };
 
 /// A container that exists.
@@ -37,11 +40,12 @@ pub async fn create(
     parts: &Arc<Parts>,
     pod: &PodPlace,
     record: ContainerRecord,
+    told: &Told,
 ) -> Result<Made, ContainerError> {
     let subject = format!("{}/{}/{}", pod.namespace, pod.name, record.spec.name);
     let operation = parts.operations.begin("create container", subject);
     let mut undo = Undo::default();
-    match steps(parts, pod, record, &operation, &mut undo).await {
+    match steps(parts, (pod, told), record, &operation, &mut undo).await {
         Ok(made) => {
             undo.disarm();
             tracing::info!(container = %made.record.id, pod = %pod.id, name = made.record.spec.name, "created");
@@ -58,7 +62,7 @@ pub async fn create(
 
 async fn steps(
     parts: &Arc<Parts>,
-    pod: &PodPlace,
+    (pod, told): (&PodPlace, &Told),
     mut record: ContainerRecord,
     operation: &Operation,
     undo: &mut Undo,
@@ -111,20 +115,52 @@ async fn steps(
     .map_err(|source| ContainerError::User { field: user_field(&spec), source })?;
 
     operation.step("bundle");
-    blocking({
-        let (parts, record) = (parts.clone(), record.clone());
-        let (pod, identity, resolved) = (pod.clone(), identity.clone(), mounted.resolved);
-        move || bundle::write(&parts, &record, &pod, &image, &identity, &resolved)
+    record.user = Some(identity.clone());
+    let config = blocking({
+        let (parts, record, pod) = (parts.clone(), record.clone(), pod.clone());
+        move || bundle::build(&parts, &record, &pod, &image, &identity, &mounted.resolved)
     })
     .await?;
-    record.user = Some(identity);
+    operation.step("plugins");
+    let config = adjusted(parts, told, &mut record, config, undo).await?;
+    blocking({
+        let (parts, id) = (parts.clone(), record.id);
+        move || bundle::write(&parts, &id, &config)
+    })
+    .await?;
     parts.save(&record).await?;
 
     operation.step("runtime create");
     record.process = Some(launch(parts, pod, &record, operation).await?);
     record.state = State::Created;
     parts.save(&record).await?;
+    operation.step("plugins");
+    parts.plugins.post_create_container(tell::container(parts, &record)).await;
     Ok(Made { record, pins })
+}
+
+/// The configuration as plugins of the node want it.
+async fn adjusted(
+    parts: &Arc<Parts>,
+    told: &Told,
+    record: &mut ContainerRecord,
+    mut config: Spec,
+    undo: &mut Undo,
+) -> Result<Spec, ContainerError> {
+    undo.push("plugins", {
+        let (parts, record, told) = (parts.clone(), record.clone(), told.clone());
+        async move {
+            parts.plugins.stop_container(&told, tell::container(&parts, &record)).await;
+            parts.plugins.remove_container(&told, tell::container(&parts, &record)).await;
+            Ok::<(), ContainerError>(())
+        }
+    });
+    let shown = async { tell::message(record, Some(&config)) };
+    let asked = parts.plugins.create_container(told, shown).await;
+    if let Some(wanted) = asked.map_err(ContainerError::Plugins)? {
+        bundle::adjust(parts, record, &mut config, &wanted)?;
+    }
+    Ok(config)
 }
 
 fn find_image(

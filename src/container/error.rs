@@ -9,6 +9,7 @@ use crate::error::{Classify, Kind};
 use crate::ids::ContainerId;
 use crate::image::ImageError;
 use crate::monitor::MonitorError;
+use crate::nri::NriError;
 use crate::record::RecordError;
 use crate::registry::Ambiguous;
 use crate::rootfs::RootfsError;
@@ -227,6 +228,9 @@ pub enum ContainerError {
         /// Why.
         source: CgroupError,
     },
+    /// Plugins of the node refuse, or want what cannot be.
+    #[error("plugins of the node")]
+    Plugins(#[source] NriError),
     /// A command ran out of its time.
     #[error("command {command:?} timed out after {seconds} s")]
     ExecTimedOut {
@@ -284,6 +288,7 @@ impl Classify for ContainerError {
             | Self::Refused { .. }
             | Self::ExecRefused { .. } => Kind::Refused,
             Self::ExecTimedOut { .. } => Kind::TimedOut,
+            Self::Plugins(source) => source.kind(),
             Self::Image { source, .. } => source.kind(),
             Self::Rootfs { source, .. } => source.kind(),
             Self::User { source, .. } => source.kind(),

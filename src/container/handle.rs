@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ids::ContainerId;
+use crate::nri::Told;
 
 use super::Shared;
 use super::record::ContainerRecord;
@@ -33,11 +34,22 @@ pub enum Command {
     Remove(Reply),
     /// Change its limits.
     Update {
+        /// Who asks.
+        by: Asker,
         /// The new ones; zero or empty = as they are.
         change: Box<Resources>,
         /// Answered when they are in force.
         reply: Reply,
     },
+}
+
+/// Who asks for a change of limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A client; plugins are asked as well.
+    Client,
+    /// A plugin; no plugin is asked.
+    Plugin,
 }
 
 /// How a creation stands.
@@ -60,6 +72,8 @@ pub struct Handle {
     pub commands: mpsc::Sender<Command>,
     /// How its creation stands.
     pub creation: watch::Receiver<Creation>,
+    /// What plugins know of it.
+    pub told: Told,
     /// What its owner published last.
     pub published: watch::Receiver<Arc<ContainerRecord>>,
 }

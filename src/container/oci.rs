@@ -21,11 +21,13 @@ use oci_spec::runtime::{Linux, Root, Spec};
 use crate::container::spec::{ContainerSpec, IdMapping};
 use crate::container::user::Identity;
 
+pub use self::adjust::adjust;
 pub use self::error::SpecError;
 pub use self::process::exec_process;
 pub use self::resources::limits;
 pub use self::security::CAPABILITIES;
 
+mod adjust;
 mod devices;
 mod error;
 mod mounts;

@@ -11,6 +11,7 @@ use crate::host::Host;
 use crate::ids::{ContainerId, PodId};
 use crate::image::Images;
 use crate::metrics::Metrics;
+use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::record::Records;
 use crate::runtime::Runtime;
@@ -36,6 +37,8 @@ pub struct Parts {
     pub apparmor: Apparmor,
     /// Facts about this host.
     pub host: Host,
+    /// Plugins of the node, which are told and may change things.
+    pub plugins: Plugins,
     /// Work in flight.
     pub operations: Operations,
     /// Where owners hand in what they publish.

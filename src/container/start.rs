@@ -2,19 +2,28 @@
 
 use std::sync::Arc;
 
-use super::{ContainerError, ContainerRecord, Parts};
+use super::state::State;
+use super::{ContainerError, ContainerRecord, Parts, record::now_ns, tell};
 
 /// Asks the runtime; the monitor already holds the stdio, so no output is lost.
 pub async fn start(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(), ContainerError> {
     let id = record.id;
     let operation = parts.operations.begin("start container", id);
     let runtime = runtime(parts, record)?;
+    operation.step("plugins");
+    let told = parts.plugins.start_container(tell::container(parts, record)).await;
+    told.map_err(ContainerError::Plugins)?;
     operation.step("runtime slot");
     let slot = runtime.slot().await;
     operation.step("runtime start");
     let started = runtime.start(&id, &parts.layout.bundle(&id)).await;
     drop(slot);
-    started.map_err(|source| ContainerError::Runtime { id, source })
+    started.map_err(|source| ContainerError::Runtime { id, source })?;
+    operation.step("plugins");
+    let (state, started_at_ns) = (State::Running, now_ns());
+    let started = ContainerRecord { state, started_at_ns, ..record.clone() };
+    parts.plugins.post_start_container(tell::container(parts, &started)).await;
+    Ok(())
 }
 
 /// The runtime of a container's handler, as it is configured now.

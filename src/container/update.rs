@@ -18,16 +18,44 @@ use oci_spec::runtime::LinuxResources;
 use crate::cgroup::Limits;
 use crate::steps::{Operation, blocking};
 
+use super::handle::Asker;
 use super::spec::Resources;
-use super::{ContainerError, ContainerRecord, Parts, bundle, oci, start, stop};
+use super::{ContainerError, ContainerRecord, Parts, bundle, oci, start, stop, tell};
 
-/// Puts `change` into force and returns all limits that hold then.
+/// Puts `change` into force and returns all limits that hold then. What a client asks for, plugins
+/// may change before.
 pub async fn update(
     parts: &Arc<Parts>,
     record: &ContainerRecord,
-    change: &Resources,
+    change: Resources,
+    by: Asker,
 ) -> Result<Resources, ContainerError> {
     let operation = parts.operations.begin("update container", record.id);
+    let asks = by == Asker::Client && parts.plugins.are_there();
+    let change = if asks {
+        operation.step("plugins");
+        let wanted = tell::resources(&change);
+        let wanted = parts.plugins.update_container(tell::container(parts, record), wanted).await;
+        tell::change(&wanted.map_err(ContainerError::Plugins)?)?
+    } else {
+        change
+    };
+    let changed = force(parts, record, &change, &operation).await?;
+    if asks {
+        operation.step("plugins");
+        let updated = Some(changed.clone());
+        let record = ContainerRecord { updated, ..record.clone() };
+        parts.plugins.post_update_container(tell::container(parts, &record)).await;
+    }
+    Ok(changed)
+}
+
+async fn force(
+    parts: &Arc<Parts>,
+    record: &ContainerRecord,
+    change: &Resources,
+    operation: &Operation,
+) -> Result<Resources, ContainerError> {
     let merged = merged(record.resources(), change);
     let wanted = wanted(&merged, change);
     let oci = limits(parts, record, &wanted)?;
@@ -40,7 +68,7 @@ pub async fn update(
         move || cgroups.limits(&group, &more)
     })
     .await;
-    let done = apply(parts, record, &wanted, oci, &operation).await;
+    let done = apply(parts, record, &wanted, oci, operation).await;
     if done.is_err() {
         operation.step("put back");
         put_back(record, noted).await;

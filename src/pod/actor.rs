@@ -12,6 +12,7 @@ use crate::container::record::now_ns;
 use crate::container::spec::NamespaceMode;
 use crate::events::What;
 use crate::ids::PodId;
+use crate::nri::Told;
 use crate::registry::Registry;
 use crate::sys::namespaces;
 use crate::sys::pidfd::Process;
@@ -63,6 +64,8 @@ pub struct Handle {
     pub creation: watch::Receiver<Creation>,
     /// Where container creations enter.
     pub gate: Gate,
+    /// What plugins know of it.
+    pub told: Told,
     published: watch::Receiver<Arc<PodRecord>>,
 }
 
@@ -84,6 +87,7 @@ pub struct Actor {
     record: PodRecord,
     parts: Arc<Parts>,
     gate: Gate,
+    told: Told,
     commands: mpsc::Receiver<Command>,
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<PodRecord>>,
@@ -130,12 +134,23 @@ pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Actor) {
     let (creation_sender, creation) = watch::channel(Creation::Pending);
     let (published_sender, published) = watch::channel(Arc::new(record.clone()));
     let gate = Gate::default();
-    let handle =
-        Handle { id: record.id, commands: command_sender, creation, gate: gate.clone(), published };
+    let told = match record.state {
+        State::Creating => Told::default(),
+        state => Told::found(state != State::Ready),
+    };
+    let handle = Handle {
+        id: record.id,
+        commands: command_sender,
+        creation,
+        gate: gate.clone(),
+        told: told.clone(),
+        published,
+    };
     let actor = Actor {
         record,
         parts,
         gate,
+        told,
         commands,
         creation: creation_sender,
         published: published_sender,
@@ -152,7 +167,7 @@ impl Actor {
     /// Makes the pod, then owns it to its end.
     pub async fn run(mut self, registry: Arc<Registry<PodKey, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
-        match run::run(&self.parts, self.record.clone()).await {
+        match run::run(&self.parts, self.record.clone(), &self.told).await {
             Ok(record) => {
                 self.record = record;
                 self.publish(Some(What::Created));
@@ -252,11 +267,10 @@ impl Actor {
     fn stop(&mut self) {
         self.set_state(State::Stopping);
         let (parts, gate, record) = (self.parts.clone(), self.gate.clone(), self.record.clone());
-        self.step(
-            "stop pod",
-            Fact::Stopped,
-            async move { stop::stop(&parts, &gate, &record).await },
-        );
+        let told = self.told.clone();
+        self.step("stop pod", Fact::Stopped, async move {
+            stop::stop(&parts, &gate, &record, &told).await
+        });
     }
 
     async fn on_stopped(&mut self, result: Result<(), PodError>) {
@@ -290,11 +304,12 @@ impl Actor {
         let stop_first = self.record.state == State::Ready;
         self.set_state(State::Removing);
         let (parts, gate, record) = (self.parts.clone(), self.gate.clone(), self.record.clone());
+        let told = self.told.clone();
         self.step("remove pod", Fact::Removed, async move {
             if stop_first {
-                stop::stop(&parts, &gate, &record).await?;
+                stop::stop(&parts, &gate, &record, &told).await?;
             }
-            remove::remove(&parts, &record).await
+            remove::remove(&parts, &record, &told).await
         });
     }
 

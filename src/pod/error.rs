@@ -8,6 +8,7 @@ use crate::container;
 use crate::error::{Classify, Kind};
 use crate::ids::PodId;
 use crate::network::NetworkError;
+use crate::nri::NriError;
 use crate::record::RecordError;
 use crate::registry::Ambiguous;
 use crate::sys::namespaces::NamespaceError;
@@ -131,6 +132,9 @@ pub enum PodError {
         /// Why.
         source: CgroupError,
     },
+    /// Plugins of the node refuse.
+    #[error("plugins of the node")]
+    Plugins(#[source] NriError),
     /// One of its containers.
     #[error(transparent)]
     Container(container::Shared),
@@ -153,6 +157,7 @@ impl Classify for PodError {
             Self::NoNetwork { .. } => Kind::Unavailable,
             Self::Network { source, .. } => source.kind(),
             Self::Namespaces { source, .. } | Self::Sysctl(source) => source.kind(),
+            Self::Plugins(source) => source.kind(),
             Self::Cgroup { source, .. } => source.kind(),
             Self::Container(source) => source.kind(),
             Self::File { source, .. } => match source.kind() {

@@ -11,6 +11,7 @@ use crate::host::Host;
 use crate::ids::PodId;
 use crate::metrics::Metrics;
 use crate::network::Networks;
+use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::record::Records;
 use crate::steps::Operations;
@@ -39,6 +40,8 @@ pub struct Parts {
     pub mapped_rootfs: Result<(), String>,
     /// The handler of requests that name none.
     pub default_handler: String,
+    /// Plugins of the node, which are told and may change things.
+    pub plugins: Plugins,
     /// Work in flight.
     pub operations: Operations,
     /// Where owners hand in what they publish.

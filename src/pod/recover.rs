@@ -8,6 +8,7 @@ use std::fs;
 use std::sync::Arc;
 
 use crate::ids::PodId;
+use crate::nri::Told;
 use crate::record::RecordError;
 use crate::registry::Reserved;
 use crate::steps::blocking;
@@ -110,7 +111,8 @@ impl Pods {
 async fn abandon(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodError> {
     pause::kill(parts, record).await?;
     detach::detach(parts, record.id).await;
-    remove::remove(parts, record).await
+    // No plugin of this daemon has heard of it.
+    remove::remove(parts, record, &Told::default()).await
 }
 
 async fn end_orphan(parts: &Arc<Parts>, id: PodId) -> Result<(), PodError> {

@@ -6,16 +6,17 @@ use std::io;
 use std::sync::Arc;
 
 use crate::ids::PodId;
+use crate::nri::Told;
 use crate::path::Layout;
 use crate::steps::blocking;
 use crate::sys::{namespaces, tmpfs};
 
 use super::record::PodRecord;
 use super::state::State;
-use super::{Parts, PodError, detach};
+use super::{Parts, PodError, detach, tell};
 
 /// Removes everything of the pod of `record`.
-pub async fn remove(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodError> {
+pub async fn remove(parts: &Arc<Parts>, record: &PodRecord, told: &Told) -> Result<(), PodError> {
     let id = record.id;
     let operation = parts.operations.begin("remove pod", id);
     operation.step("record");
@@ -23,6 +24,8 @@ pub async fn remove(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodErr
     parts.save(&record).await?;
     operation.step("containers");
     parts.containers.remove_pod(id).await?;
+    operation.step("plugins");
+    parts.plugins.remove_pod(told, || tell::pod(&record)).await;
     operation.step("network");
     detach::detach(parts, id).await;
     operation.step("files");

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::container::spec::{IdMapping, NamespaceMode};
 use crate::error::{Classify, Kind};
 use crate::network::{Attachment, Bandwidth, hostname as hostname_file, resolv_conf};
+use crate::nri::Told;
 use crate::rootfs::mapping;
 use crate::steps::{Operation, blocking};
 use crate::sys::namespaces::{self, Namespace, PinRequest};
@@ -24,7 +25,7 @@ use crate::undo::Undo;
 use super::record::PodRecord;
 use super::spec::PodSpec;
 use super::state::State;
-use super::{Parts, PodError, detach, pause, remove};
+use super::{Parts, PodError, detach, pause, remove, tell};
 
 /// Size of a pod's /dev/shm, as every container engine has it.
 const SHM_BYTES: u64 = 64 << 20;
@@ -33,7 +34,11 @@ const SHM_BYTES: u64 = 64 << 20;
 const HOSTNAME_MAX: usize = 64;
 
 /// Makes the pod of `record`; on failure everything is undone.
-pub async fn run(parts: &Arc<Parts>, record: PodRecord) -> Result<PodRecord, PodError> {
+pub async fn run(
+    parts: &Arc<Parts>,
+    record: PodRecord,
+    told: &Told,
+) -> Result<PodRecord, PodError> {
     let key = &record.spec.key;
     let operation = parts.operations.begin("run pod", format!("{}/{}", key.namespace, key.name));
     let own_network = record.spec.network != NamespaceMode::Node;
@@ -41,7 +46,7 @@ pub async fn run(parts: &Arc<Parts>, record: PodRecord) -> Result<PodRecord, Pod
         return Err(PodError::NoNetwork { reason: format!("{}: {}", why.reason, why.message) });
     }
     let mut undo = Undo::default();
-    match steps(parts, record, &operation, &mut undo).await {
+    match steps(parts, record, &operation, &mut undo, told).await {
         Ok(record) => {
             undo.disarm();
             tracing::info!(
@@ -64,6 +69,7 @@ async fn steps(
     mut record: PodRecord,
     operation: &Operation,
     undo: &mut Undo,
+    told: &Told,
 ) -> Result<PodRecord, PodError> {
     let id = record.id;
 
@@ -123,6 +129,17 @@ async fn steps(
             .await?;
         }
     }
+
+    operation.step("plugins");
+    undo.push("plugins", {
+        let (parts, record, told) = (parts.clone(), record.clone(), told.clone());
+        async move {
+            parts.plugins.stop_pod(&told, || tell::pod(&record)).await;
+            parts.plugins.remove_pod(&told, || tell::pod(&record)).await;
+            Ok::<(), PodError>(())
+        }
+    });
+    parts.plugins.run_pod(told, || tell::pod(&record)).await.map_err(PodError::Plugins)?;
 
     operation.step("ready");
     record.state = State::Ready;

@@ -1,4 +1,5 @@
-//! Stops a pod: containers, then its pause, then the network, then the namespaces.
+//! Stops a pod: containers, then its pause, then the network, then the namespaces. Plugins are told
+//! when the containers have ended and everything else is still there.
 //!
 //! In this order, so that nothing keeps a process alive: a network that cannot be given back is
 //! owed (`detach`) and fails nothing. Every part
@@ -6,20 +7,28 @@
 
 use std::sync::Arc;
 
+use crate::nri::Told;
 use crate::steps::blocking;
 use crate::sys::{namespaces, tmpfs};
 
 use super::gate::Gate;
 use super::record::PodRecord;
-use super::{Parts, PodError, detach, pause};
+use super::{Parts, PodError, detach, pause, tell};
 
 /// Stops everything in the pod of `record`. Returns when no process of it is left.
-pub async fn stop(parts: &Arc<Parts>, gate: &Gate, record: &PodRecord) -> Result<(), PodError> {
+pub async fn stop(
+    parts: &Arc<Parts>,
+    gate: &Gate,
+    record: &PodRecord,
+    told: &Told,
+) -> Result<(), PodError> {
     let operation = parts.operations.begin("stop pod", record.id);
     operation.step("creations in flight");
     gate.close().await;
     operation.step("containers");
     parts.containers.stop_pod(record.id).await?;
+    operation.step("plugins");
+    parts.plugins.stop_pod(told, || tell::pod(record)).await;
     operation.step("pause");
     pause::kill(parts, record).await?;
     operation.step("cni del");

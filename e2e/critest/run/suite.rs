@@ -53,6 +53,7 @@ pub(crate) fn run(node: &Node, arguments: &Arguments, keep: &Path) -> Result<Vec
         .env("TMPDIR", &temporary)
         .current_dir(&temporary)
         .args(["-runtime-endpoint", &endpoint, "-image-endpoint", &endpoint])
+        .arg(format!("-nri-socket={}", node.nri_socket().display()))
         .arg(format!("-ginkgo.json-report={}", report.display()))
         .arg(format!("-ginkgo.timeout={}s", limit.as_secs()))
         .arg("-ginkgo.no-color");

@@ -19,6 +19,7 @@ mod limits;
 mod logs;
 mod namespaces;
 mod network;
+mod nri;
 mod privileged;
 mod resources;
 mod restart;
@@ -106,6 +107,11 @@ fn main() -> ExitCode {
         every_rpc::clients_that_hang_up_at_once_leave_nothing,
         retry::the_same_request_twenty_times_is_one_pod_and_one_container,
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
+        nri::a_plugin_hears_of_a_life_in_order,
+        nri::what_a_plugin_adjusts_is_in_the_container,
+        nri::a_stuck_plugin_holds_up_one_pod_and_is_sent_away,
+        nri::who_joins_late_sees_every_container_exactly_once,
+        nri::installed_plugins_come_and_go_with_the_daemon,
         restart::twenty_pods_survive_a_killed_daemon,
         restart::a_damaged_record_does_not_stop_the_daemon,
         restart::after_a_reboot_nothing_old_is_believed_or_touched,

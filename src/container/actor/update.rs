@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::container::handle::{Reply, answer};
+use crate::container::handle::{Asker, Reply, answer};
 use crate::container::spec::Resources;
 use crate::container::state::{Request, State, Verdict, admit};
 use crate::container::{ContainerError, update};
@@ -22,11 +22,11 @@ impl Actor {
     }
 
     /// Begins the change.
-    pub(super) fn update(&mut self, change: Resources, reply: Reply) {
+    pub(super) fn update(&mut self, by: Asker, change: Resources, reply: Reply) {
         self.updating = Some(reply);
         let (parts, record) = (self.parts.clone(), self.record.clone());
         self.step("update container", Fact::Updated, async move {
-            update::update(&parts, &record, &change).await
+            update::update(&parts, &record, change, by).await
         });
     }
 

@@ -88,6 +88,14 @@ pub enum SpecError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// Plugins of the node want what cannot be.
+    #[error("adjustment by plugins: {field}: {problem}")]
+    Adjustment {
+        /// The field of the adjustment, and its key.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The container whose process namespace is asked for was not found.
     #[error("security_context.namespace_options: target container {0:?} has no process namespace")]
     NoTarget(String),
@@ -136,6 +144,7 @@ impl Classify for SpecError {
             | SpecError::Mount { .. }
             | SpecError::Device { .. }
             | SpecError::Resource { .. }
+            | SpecError::Adjustment { .. }
             | SpecError::SeccompProfile { .. } => Kind::Invalid,
         }
     }

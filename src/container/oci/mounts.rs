@@ -18,7 +18,7 @@ const TTY_GROUP: u32 = 5;
 
 /// Files below `/proc` that may be replaced, for tools that show a container its own limits
 /// (lxcfs). Runtimes refuse any other.
-const REPLACEABLE_IN_PROC: [&str; 10] = [
+pub(super) const REPLACEABLE_IN_PROC: [&str; 10] = [
     "cpuinfo",
     "diskstats",
     "loadavg",

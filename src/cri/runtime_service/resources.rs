@@ -2,6 +2,7 @@
 
 use tonic::{Request, Response};
 
+use crate::container::handle::Asker;
 use crate::cri::convert;
 use crate::cri::pb;
 use crate::cri::status::status;
@@ -16,7 +17,7 @@ impl Runtime {
         let request = request.into_inner();
         let query = query("container_id", &request.container_id)?;
         let change = convert::update(request.linux).map_err(refuse)?;
-        self.containers.update(&query, change).await.map_err(status)?;
+        self.containers.update(&query, change, Asker::Client).await.map_err(status)?;
         Ok(Response::new(pb::UpdateContainerResourcesResponse {}))
     }
 

@@ -1,0 +1,59 @@
+//! The socket for plugins that start by themselves.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+
+use super::{NriError, Plugins, join};
+
+/// After a failed accept: descriptors may be short for a while.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Listens under another name first, so that nobody ever sees a socket with a wider mode.
+pub(super) fn bind(path: &Path) -> Result<UnixListener, NriError> {
+    let failed = |action: &'static str| {
+        move |source| NriError::Socket { action, path: path.to_owned(), source }
+    };
+    if let Some(parent) = path.parent() {
+        // Who reaches the socket may change every container of the node.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(parent);
+        made.map_err(failed("make the directory of"))?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
+        return Err(failed("listen on")(taken));
+    }
+    let beside = path.with_extension("new");
+    fs::remove_file(&beside).ok();
+    let listener = UnixListener::bind(&beside).map_err(failed("bind"))?;
+    fs::set_permissions(&beside, PermissionsExt::from_mode(0o600)).map_err(failed("protect"))?;
+    fs::rename(&beside, path).map_err(failed("bind"))?;
+    Ok(listener)
+}
+
+/// Takes plugins in for as long as the daemon lives.
+pub(super) async fn accept(plugins: Plugins, listener: UnixListener) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "accept an NRI plugin");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        match plugins.0.places.clone().try_acquire_owned() {
+            Ok(place) => {
+                let joining = join::join(plugins.clone(), stream, None, None);
+                drop(crate::steps::spawn("plugin", async move {
+                    joining.await;
+                    drop(place);
+                }));
+            }
+            Err(_) => tracing::warn!(limit = super::MAX_PLUGINS, "too many NRI plugins"),
+        }
+    }
+}
