@@ -15,6 +15,7 @@ use crate::ids::{ContainerId, IdQuery, PodId};
 use crate::registry::{Ambiguous, Registry, Reserved};
 
 pub mod actor;
+pub mod attach;
 pub mod bundle;
 pub mod cleanup;
 pub mod create;

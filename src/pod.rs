@@ -16,6 +16,7 @@ use crate::registry::{Registry, Reserved};
 
 pub mod actor;
 pub mod detach;
+pub mod dial;
 pub mod error;
 pub mod gate;
 pub mod parts;

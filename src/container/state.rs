@@ -52,6 +52,8 @@ pub enum Request {
     Remove,
     /// Run another process in it.
     Exec,
+    /// Have its standard streams.
+    Attach,
     /// Open the log anew.
     ReopenLog,
 }
@@ -92,9 +94,9 @@ pub const fn admit(state: State, request: Request) -> Verdict {
         (Q::Remove, S::Created | S::Running | S::Stopping | S::Exited | S::Unknown) => V::Run,
         (Q::Remove, S::Removing) => V::Join,
 
-        (Q::Exec | Q::ReopenLog, S::Running | S::Stopping) => V::Run,
+        (Q::Exec | Q::Attach | Q::ReopenLog, S::Running | S::Stopping) => V::Run,
         (
-            Q::Exec | Q::ReopenLog,
+            Q::Exec | Q::Attach | Q::ReopenLog,
             S::Creating | S::Created | S::Starting | S::Exited | S::Removing | S::Unknown,
         ) => V::Deny,
     }
@@ -105,22 +107,28 @@ mod tests {
     use super::*;
     use Verdict::{Defer, Deny, Done, Join, Run};
 
-    /// Rows in the order Start, Stop, Remove, Exec, ReopenLog.
-    const TABLE: [(State, [Verdict; 5]); 8] = [
-        (State::Creating, [Deny, Defer, Defer, Deny, Deny]),
-        (State::Created, [Run, Run, Run, Deny, Deny]),
-        (State::Starting, [Join, Defer, Defer, Deny, Deny]),
-        (State::Running, [Deny, Run, Run, Run, Run]),
-        (State::Stopping, [Deny, Join, Run, Run, Run]),
-        (State::Exited, [Deny, Done, Run, Deny, Deny]),
-        (State::Removing, [Deny, Done, Join, Deny, Deny]),
-        (State::Unknown, [Deny, Run, Run, Deny, Deny]),
+    /// Rows in the order Start, Stop, Remove, Exec, Attach, ReopenLog.
+    const TABLE: [(State, [Verdict; 6]); 8] = [
+        (State::Creating, [Deny, Defer, Defer, Deny, Deny, Deny]),
+        (State::Created, [Run, Run, Run, Deny, Deny, Deny]),
+        (State::Starting, [Join, Defer, Defer, Deny, Deny, Deny]),
+        (State::Running, [Deny, Run, Run, Run, Run, Run]),
+        (State::Stopping, [Deny, Join, Run, Run, Run, Run]),
+        (State::Exited, [Deny, Done, Run, Deny, Deny, Deny]),
+        (State::Removing, [Deny, Done, Join, Deny, Deny, Deny]),
+        (State::Unknown, [Deny, Run, Run, Deny, Deny, Deny]),
     ];
 
     #[test]
     fn every_request_in_every_state_has_the_verdict_of_the_table() {
-        let requests =
-            [Request::Start, Request::Stop, Request::Remove, Request::Exec, Request::ReopenLog];
+        let requests = [
+            Request::Start,
+            Request::Stop,
+            Request::Remove,
+            Request::Exec,
+            Request::Attach,
+            Request::ReopenLog,
+        ];
         for (state, verdicts) in TABLE {
             for (request, expected) in requests.into_iter().zip(verdicts) {
                 assert_eq!(admit(state, request), expected, "{request:?} in {state:?}");

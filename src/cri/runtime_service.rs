@@ -15,12 +15,15 @@ use crate::container::{ContainerRecord, Containers};
 use crate::health;
 use crate::ids::IdQuery;
 use crate::pod::{PodRecord, Pods};
+use crate::stream::Streaming;
 
 use super::convert::{self, Invalid, filter, view};
 use super::pb;
 use super::pb::runtime_service_server::RuntimeService;
 use super::report::Reporter;
 use super::status::{invalid, status, unsupported};
+
+mod streaming;
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -37,13 +40,19 @@ const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub struct Runtime {
     pods: Pods,
     containers: Containers,
+    streaming: Streaming,
     reporter: Arc<Reporter>,
 }
 
 impl Runtime {
     /// A service for these pods and containers.
-    pub fn new(pods: Pods, containers: Containers, reporter: Arc<Reporter>) -> Self {
-        Self { pods, containers, reporter }
+    pub fn new(
+        pods: Pods,
+        containers: Containers,
+        streaming: Streaming,
+        reporter: Arc<Reporter>,
+    ) -> Self {
+        Self { pods, containers, streaming, reporter }
     }
 
     fn pods_that_match(
@@ -71,6 +80,17 @@ impl Runtime {
 
 fn query(field: &str, id: &str) -> Result<IdQuery, Status> {
     IdQuery::parse(id).map_err(|error| invalid(format!("{field}: {error}")))
+}
+
+/// The command line of an exec.
+fn command(cmd: Vec<String>) -> Result<Vec<String>, Status> {
+    if cmd.first().is_none_or(String::is_empty) {
+        return Err(invalid("cmd: no command"));
+    }
+    if cmd.iter().any(|word| word.contains('\0')) {
+        return Err(invalid("cmd: a word has a NUL byte"));
+    }
+    Ok(cmd)
 }
 
 fn refuse(error: Invalid) -> Status {
@@ -267,12 +287,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<pb::ExecSyncResponse> {
         let pb::ExecSyncRequest { container_id, cmd, timeout } = request.into_inner();
         let query = query("container_id", &container_id)?;
-        if cmd.first().is_none_or(String::is_empty) {
-            return Err(invalid("cmd: no command"));
-        }
-        if cmd.iter().any(|word| word.contains('\0')) {
-            return Err(invalid("cmd: a word has a NUL byte"));
-        }
+        let cmd = command(cmd)?;
         let timeout = u64::try_from(timeout).map_err(|_| invalid("timeout: is negative"))?;
         let timeout = Duration::from_secs(timeout).min(MAX_GRACE);
         let output = self.containers.exec_sync(&query, cmd, timeout).await.map_err(status)?;
@@ -322,19 +337,19 @@ impl RuntimeService for Runtime {
         Err(later("UpdatePodSandboxResources"))
     }
 
-    async fn exec(&self, _: Request<pb::ExecRequest>) -> Reply<pb::ExecResponse> {
-        Err(later("Exec"))
+    async fn exec(&self, request: Request<pb::ExecRequest>) -> Reply<pb::ExecResponse> {
+        self.exec_url(request.into_inner())
     }
 
-    async fn attach(&self, _: Request<pb::AttachRequest>) -> Reply<pb::AttachResponse> {
-        Err(later("Attach"))
+    async fn attach(&self, request: Request<pb::AttachRequest>) -> Reply<pb::AttachResponse> {
+        self.attach_url(request.into_inner())
     }
 
     async fn port_forward(
         &self,
-        _: Request<pb::PortForwardRequest>,
+        request: Request<pb::PortForwardRequest>,
     ) -> Reply<pb::PortForwardResponse> {
-        Err(later("PortForward"))
+        self.port_forward_url(request.into_inner())
     }
 
     async fn container_stats(

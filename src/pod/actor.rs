@@ -60,7 +60,8 @@ pub struct Handle {
     pub creation: watch::Receiver<Creation>,
     /// Where container creations enter.
     pub gate: Gate,
-    published: watch::Receiver<Arc<PodRecord>>,
+    /// What its owner published last.
+    pub published: watch::Receiver<Arc<PodRecord>>,
 }
 
 impl Handle {

@@ -121,6 +121,16 @@ pub enum PodError {
         /// Why.
         source: CgroupError,
     },
+    /// A port of the pod.
+    #[error("connect to port {port} of pod {id}")]
+    Dial {
+        /// Which pod.
+        id: PodId,
+        /// Which port.
+        port: u16,
+        /// What the system said.
+        source: io::Error,
+    },
     /// One of its containers.
     #[error(transparent)]
     Container(container::Shared),
@@ -140,7 +150,7 @@ impl Classify for PodError {
             Self::Busy { .. } => Kind::Exhausted,
             Self::NotReady { .. } => Kind::WrongState,
             Self::NameTaken { .. } => Kind::AlreadyExists,
-            Self::NoNetwork { .. } => Kind::Unavailable,
+            Self::NoNetwork { .. } | Self::Dial { .. } => Kind::Unavailable,
             Self::Network { source, .. } => source.kind(),
             Self::Namespaces { source, .. } | Self::Sysctl(source) => source.kind(),
             Self::Cgroup { source, .. } => source.kind(),
