@@ -1,4 +1,4 @@
-//! Speaks to the monitor of one container: spawn, subscribe, reopen, exec.
+//! Speaks to the monitor of one container: spawn, subscribe, reopen, exec, attach.
 //!
 //! The monitor is a process of its own (`conmon`) that outlives the daemon; everything about it is
 //! in its directory, so a daemon that starts anew finds it by path alone. No connection is kept
@@ -6,7 +6,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,6 +20,9 @@ use tokio::sync::mpsc;
 
 use crate::error::{Classify, Kind};
 use crate::sys::pass_fds;
+
+pub mod attach;
+pub use attach::{AttachInput, Attached, Input, Output, Source, attach, resize};
 
 /// How long a monitor may take to answer what needs no runtime.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -98,6 +101,18 @@ pub enum MonitorError {
         /// How long we waited.
         within: Duration,
     },
+    /// It has no attach socket.
+    #[error("the monitor in {dir} is of an older version, to which nobody can attach")]
+    Older {
+        /// The monitor's directory.
+        dir: PathBuf,
+    },
+    /// It takes no more clients, or this one was too slow.
+    #[error("detached from the container: {why}")]
+    Detached {
+        /// Its own words.
+        why: String,
+    },
     /// It could not do what was asked.
     #[error("{message}")]
     Refused {
@@ -111,6 +126,8 @@ impl Classify for MonitorError {
         match self {
             Self::TimedOut { .. } => Kind::TimedOut,
             Self::Refused { .. } => Kind::Unavailable,
+            Self::Older { .. } => Kind::Unsupported,
+            Self::Detached { .. } => Kind::Exhausted,
             _ => Kind::Internal,
         }
     }
@@ -261,7 +278,7 @@ pub fn left_behind(dir: &Path) -> Option<Exit> {
 }
 
 async fn follow(dir: &Path) -> Result<Exit, MonitorError> {
-    let mut stream = connect(dir).await?;
+    let mut stream = connect(dir, conmon::SOCKET).await?;
     send(dir, &mut stream, &Request::Subscribe).await?;
     let mut frames = Frames::new(stream, dir);
     loop {
@@ -296,7 +313,7 @@ pub async fn exec(
     timeout: Duration,
     stdio: [OwnedFd; 3],
 ) -> Result<Exec, MonitorError> {
-    let mut stream = connect(dir).await?;
+    let mut stream = connect(dir, conmon::SOCKET).await?;
     let talk = |source| MonitorError::Talk { dir: dir.to_owned(), source };
     let frame = Request::Exec { argv, pid_file, timeout }
         .encode()
@@ -334,7 +351,7 @@ impl Exec {
 
 async fn ask(dir: &Path, request: &Request, within: Duration) -> Result<Reply, MonitorError> {
     let asked = async {
-        let mut stream = connect(dir).await?;
+        let mut stream = connect(dir, conmon::SOCKET).await?;
         send(dir, &mut stream, request).await?;
         Frames::new(stream, dir).next().await
     };
@@ -345,11 +362,10 @@ async fn ask(dir: &Path, request: &Request, within: Duration) -> Result<Reply, M
 
 /// Connects through the directory's descriptor, so that a long path does not matter (unix(7):
 /// a socket's path has at most 107 bytes).
-async fn connect(dir: &Path) -> Result<UnixStream, MonitorError> {
+async fn connect(dir: &Path, socket: &str) -> Result<UnixStream, MonitorError> {
     let failed = |source| MonitorError::Connect { dir: dir.to_owned(), source };
     let held = File::open(dir).map_err(failed)?;
-    let path =
-        format!("/proc/self/fd/{}/{}", std::os::fd::AsRawFd::as_raw_fd(&held), conmon::SOCKET);
+    let path = format!("/proc/self/fd/{}/{socket}", held.as_raw_fd());
     UnixStream::connect(path).await.map_err(failed)
 }
 

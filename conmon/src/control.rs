@@ -16,7 +16,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlag
 
 use crate::console::listen;
 use crate::fault::{Fault, Tried};
-use crate::poller::{Poller, Token, Writable};
+use crate::poller::{Interest, Poller, Token};
 
 /// Clients at one time: the daemon's subscription, its short requests, and one per exec.
 const MAX_CLIENTS: usize = 64;
@@ -161,8 +161,8 @@ impl Control {
             self.close(slot);
             return;
         }
-        let writable = if client.unsent.is_empty() { Writable::Ignored } else { Writable::Wanted };
-        poller.watch_writable(&client.socket, Token::Client(slot), writable);
+        let interest = Interest::of(true, !client.unsent.is_empty());
+        poller.watch(&client.socket, Token::Client(slot), interest);
     }
 
     fn client(&mut self, slot: Slot) -> Option<&mut Client> {
@@ -223,7 +223,7 @@ impl Client {
 }
 
 /// Root and the monitor's own user may command it.
-fn is_trusted(socket: &OwnedFd) -> bool {
+pub(crate) fn is_trusted(socket: &OwnedFd) -> bool {
     rustix::net::sockopt::socket_peercred(socket)
         .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
 }

@@ -2,13 +2,14 @@
 //!
 //! Everything both sides must agree on, and nothing else: how the monitor is started
 //! ([`Launch`]), what lies in its directory (the constants here), what is said on its control
-//! socket and in its start report ([`Request`], [`Reply`]), and what an exit looks like in a file
-//! and on the wire ([`Exit`]). No I/O happens here and nothing is `unsafe`.
+//! socket and in its start report ([`Request`], [`Reply`]), what clients of the container's stdio say
+//! and hear on its attach socket ([`wire::attach`]), and what an exit looks like in a file and on
+//! the wire ([`Exit`]). No I/O happens here and nothing is `unsafe`.
 //!
 //! ```text
 //!  daemon                                 monitor                            runtime
 //!    │ spawn `conmon run …` (stdout: pipe)   │                                  │
-//!    ├──────────────────────────────────────►│ bind DIR/ctl, open the log       │
+//!    ├──────────────────────────────────────►│ bind the sockets, open the log   │
 //!    │                                       ├── spawn `runc create …` ────────►│
 //!    │                                       │◄─ exit 0, DIR/pid ───────────────┤
 //!    │◄── Created{pid, start_time} on stdout ┤
@@ -22,7 +23,7 @@
 //!    │◄── Ok ────────────────────────────────┤ exits 0
 //! ```
 //!
-//! The monitor binds its socket before it starts the runtime, so a daemon that was killed in the
+//! The monitor binds its sockets before it starts the runtime, so a daemon that was killed in the
 //! middle of a create finds it again: `Subscribe` then answers `State` with pid 0 and the same
 //! subscription later receives `Created` or `Failed`.
 
@@ -36,6 +37,10 @@ pub use wire::{Reply, Request, WireError};
 
 /// The control socket in the monitor directory, a `SOCK_STREAM` unix socket of mode 0600.
 pub const SOCKET: &str = "ctl";
+
+/// The attach socket in the monitor directory, a `SOCK_STREAM` unix socket of mode 0600. It listens
+/// before the control socket exists: a monitor that has only that one is of an older version.
+pub const ATTACH: &str = "attach";
 
 /// The exit record in the monitor directory, in the text form of [`Exit`]. It appears by rename.
 pub const EXIT: &str = "exit";

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use conmon::{Launch, Reply};
 use fault::{Fault, Tried, complain};
 
+mod attach;
 mod child;
 mod console;
 mod control;

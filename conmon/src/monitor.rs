@@ -9,7 +9,8 @@
 //!
 //! One thread, one wait. Nothing here blocks, but for the log's disk, and nothing but `TakeExit`
 //! ends a monitor whose container was created: not a full disk, not a missing directory, not the
-//! daemon's death.
+//! daemon's death. After it the process stays for as long as an attached client takes to read the
+//! last of the output.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use conmon::{Exit, Launch, Reply};
 
+use crate::attach::{Attach, StdinOnce};
 use crate::child::{self, Early, Ended, Process, Spawner};
 use crate::console::Console;
 use crate::control::{Control, Slot};
@@ -56,6 +58,7 @@ pub(crate) struct Monitor {
     spawner: Spawner,
     early: Early,
     control: Control,
+    attach: Attach,
     console: Option<Console>,
     stdio: Stdio,
     log: Log,
@@ -63,6 +66,8 @@ pub(crate) struct Monitor {
     oom: Option<OomCounter>,
     execs: Execs,
     phase: Phase,
+    /// The exit is taken; there is nothing more to do than to let clients read.
+    dismissed: bool,
     over: Option<ExitCode>,
 }
 
@@ -88,15 +93,23 @@ impl Monitor {
         let dir = std::fs::File::open(&launch.dir)
             .tried(|| format!("open the monitor directory {}", launch.dir.display()))?;
         let exit_file = ExitFile::prepare(dir.as_fd())?;
+        // Before the control socket, as the library says.
+        let once = if launch.stdin_once && !launch.terminal {
+            StdinOnce::Yes { first: None }
+        } else {
+            StdinOnce::No
+        };
+        let mut attach = Attach::bind(dir.as_fd(), once, &poller)?;
         let control = Control::bind(dir.as_fd(), &poller)?;
         let log = Log::open(launch.log.as_deref())?;
         let spawner = Spawner::new();
-        let (console, (stdio, streams)) = if launch.terminal {
-            (Some(Console::bind(dir.as_fd(), &poller)?), Stdio::terminal(&poller)?)
+        let stdin = if launch.stdin { Stdin::Open } else { Stdin::Null };
+        let (console, (stdio, input, streams)) = if launch.terminal {
+            (Some(Console::bind(dir.as_fd(), &poller)?), Stdio::terminal(stdin, &poller)?)
         } else {
-            let stdin = if launch.stdin { Stdin::Open } else { Stdin::Null };
             (None, Stdio::pipes(stdin, &poller)?)
         };
+        attach.set_input(input, &poller);
         let program = spawner
             .start(&launch.runtime, streams)
             .tried(|| format!("start {}", launch.runtime[0].display()))?;
@@ -108,6 +121,7 @@ impl Monitor {
             spawner,
             early: Early::default(),
             control,
+            attach,
             console,
             stdio,
             log,
@@ -115,6 +129,7 @@ impl Monitor {
             oom: None,
             execs: Execs::default(),
             phase: Phase::Creating { program, deadline, said: Said::default() },
+            dismissed: false,
             over: None,
         })
     }
@@ -123,6 +138,9 @@ impl Monitor {
         loop {
             if let Some(code) = self.over {
                 return code;
+            }
+            if self.dismissed && self.attach.is_settled() {
+                return ExitCode::SUCCESS;
             }
             let deadline = self.deadline();
             if let Err(error) = self.poller.wait(deadline) {
@@ -147,6 +165,9 @@ impl Monitor {
             Token::Console | Token::Terminal => self.receive_terminal(),
             Token::Control => self.control.accept(&self.poller),
             Token::Client(slot) => self.serve_client(slot),
+            Token::Attach => self.attach.accept(&self.poller),
+            Token::Attached(slot) => self.attach.serve(slot, &self.poller),
+            Token::Input => self.attach.input_ready(&self.poller),
         }
     }
 
@@ -156,7 +177,8 @@ impl Monitor {
             Phase::Creating { deadline, .. } | Phase::Draining { deadline, .. } => Some(*deadline),
             Phase::Living { .. } | Phase::Ended { .. } => None,
         };
-        [phase, self.execs.deadline(), self.stdio.deadline()].into_iter().flatten().min()
+        let others = [self.execs.deadline(), self.stdio.deadline(), self.attach.deadline()];
+        others.into_iter().chain([phase]).flatten().min()
     }
 
     fn on_time(&mut self, now: Instant) {
@@ -166,6 +188,7 @@ impl Monitor {
             _ => {}
         }
         self.stdio.on_time(now, &self.poller);
+        self.attach.on_time(now, &self.poller);
         for (slot, reply) in self.execs.on_time(now) {
             self.control.send(slot, &reply, &self.poller);
         }
@@ -220,7 +243,7 @@ impl Monitor {
         let sink = match (&mut self.phase, channel) {
             (Phase::Creating { said, .. }, _) => Sink::Said(said),
             (_, Channel::Runtime) => Sink::Nowhere,
-            _ => Sink::Log(&mut self.log),
+            _ => Sink::Container { log: &mut self.log, attach: &mut self.attach },
         };
         if self.stdio.pump(channel, sink, &self.poller) == Read::End {
             self.finish_if_ended();
@@ -237,7 +260,7 @@ impl Monitor {
     /// write on are read, and logged, until the daemon takes the exit.
     fn finish(&mut self) {
         let Phase::Draining { init, ended, oom_killed, .. } = self.phase else { return };
-        self.stdio.drain(&mut self.log, &self.poller);
+        self.stdio.drain(&mut self.log, &mut self.attach, &self.poller);
         let lost_bytes = self.log.lost_bytes();
         let exit = Exit { code: ended.code, at_ns: ended.at_ns, oom_killed, lost_bytes };
         if let Err(fault) = self.exit_file.publish(&exit) {
@@ -246,6 +269,7 @@ impl Monitor {
         self.oom = None;
         self.phase = Phase::Ended { init, exit };
         self.control.publish(&Reply::Exited(exit), &self.poller);
+        self.attach.end(&self.poller);
     }
 
     fn serve_client(&mut self, slot: Slot) {

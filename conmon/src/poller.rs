@@ -23,6 +23,10 @@ pub(crate) enum Token {
     Console,
     /// The runtime's message on its console connection.
     Terminal,
+    /// Somebody connects to the attach socket.
+    Attach,
+    /// The container's standard input takes bytes again, or never will.
+    Input,
     /// Output of the container or of the runtime.
     Output(Channel),
     /// A client of the control socket, by its slot.
@@ -30,7 +34,14 @@ pub(crate) enum Token {
     /// RACE: an event of a closed client may follow in the same batch the one that let a new
     /// client into its slot. The new one is then read too early, which yields nothing.
     Client(u8),
+    /// A client of the attach socket, by its slot, under the same terms.
+    Attached(u8),
 }
+
+/// Where the bits of the tokens that have a number begin.
+const OUTPUTS: u64 = 16;
+const CLIENTS: u64 = 256;
+const ATTACHED: u64 = 512;
 
 impl Token {
     fn to_bits(self) -> u64 {
@@ -39,8 +50,11 @@ impl Token {
             Token::Control => 1,
             Token::Console => 2,
             Token::Terminal => 3,
-            Token::Output(channel) => 4 + channel as u64,
-            Token::Client(slot) => 256 + u64::from(slot),
+            Token::Attach => 4,
+            Token::Input => 5,
+            Token::Output(channel) => OUTPUTS + channel as u64,
+            Token::Client(slot) => CLIENTS + u64::from(slot),
+            Token::Attached(slot) => ATTACHED + u64::from(slot),
         }
     }
 
@@ -50,8 +64,14 @@ impl Token {
             1 => Token::Control,
             2 => Token::Console,
             3 => Token::Terminal,
-            4..256 => Token::Output(*Channel::ALL.get(usize::try_from(bits - 4).ok()?)?),
-            bits => Token::Client(u8::try_from(bits - 256).ok()?),
+            4 => Token::Attach,
+            5 => Token::Input,
+            OUTPUTS..CLIENTS => {
+                Token::Output(*Channel::ALL.get(usize::try_from(bits - OUTPUTS).ok()?)?)
+            }
+            CLIENTS..ATTACHED => Token::Client(u8::try_from(bits - CLIENTS).ok()?),
+            ATTACHED.. => Token::Attached(u8::try_from(bits - ATTACHED).ok()?),
+            _ => return None,
         })
     }
 }
@@ -70,20 +90,21 @@ impl Poller {
 
     /// Reports `fd` as `token` when it can be read or has ended.
     pub(crate) fn add(&self, fd: impl AsFd, token: Token) -> io::Result<()> {
-        let data = EventData::new_u64(token.to_bits());
-        Ok(epoll::add(&self.epoll, fd, data, EventFlags::IN)?)
+        self.add_for(fd, token, Interest::Read)
     }
 
-    /// Reports `fd` also when it can be written, or no longer.
-    pub(crate) fn watch_writable(&self, fd: impl AsFd, token: Token, on: Writable) {
-        let flags = match on {
-            Writable::Wanted => EventFlags::IN | EventFlags::OUT,
-            Writable::Ignored => EventFlags::IN,
-        };
+    /// Reports `fd` as `token` when what `interest` says can be done.
+    pub(crate) fn add_for(&self, fd: impl AsFd, token: Token, on: Interest) -> io::Result<()> {
+        let data = EventData::new_u64(token.to_bits());
+        Ok(epoll::add(&self.epoll, fd, data, on.flags())?)
+    }
+
+    /// From now on reports `fd` when what `interest` says can be done.
+    pub(crate) fn watch(&self, fd: impl AsFd, token: Token, on: Interest) {
         let data = EventData::new_u64(token.to_bits());
         // Cannot fail for a descriptor that is in the set, short of memory; then the client is
         // slow, and a slow client is dropped.
-        epoll::modify(&self.epoll, fd, data, flags).ok();
+        epoll::modify(&self.epoll, fd, data, on.flags()).ok();
     }
 
     /// Takes a descriptor out that stays open.
@@ -113,11 +134,34 @@ impl Poller {
     }
 }
 
-/// Whether a client's socket is watched for room to write.
+/// What a descriptor is watched for. That its other end has gone is reported in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Writable {
-    Wanted,
-    Ignored,
+pub(crate) enum Interest {
+    Nothing,
+    Read,
+    Write,
+    ReadAndWrite,
+}
+
+impl Interest {
+    /// Reading, writing, both or neither.
+    pub(crate) fn of(read: bool, write: bool) -> Interest {
+        match (read, write) {
+            (false, false) => Interest::Nothing,
+            (true, false) => Interest::Read,
+            (false, true) => Interest::Write,
+            (true, true) => Interest::ReadAndWrite,
+        }
+    }
+
+    fn flags(self) -> EventFlags {
+        match self {
+            Interest::Nothing => EventFlags::empty(),
+            Interest::Read => EventFlags::IN,
+            Interest::Write => EventFlags::OUT,
+            Interest::ReadAndWrite => EventFlags::IN | EventFlags::OUT,
+        }
+    }
 }
 
 /// Rounded up, so that a deadline has passed when the wait for it ends.
@@ -135,13 +179,15 @@ mod tests {
 
     #[test]
     fn every_token_is_read_back_from_its_bits() {
-        let fixed = [Token::Signals, Token::Control, Token::Console, Token::Terminal];
+        let sockets = [Token::Control, Token::Console, Token::Terminal, Token::Attach];
+        let fixed = sockets.into_iter().chain([Token::Signals, Token::Input]);
         let outputs = Channel::ALL.map(Token::Output);
-        let clients = (0..=u8::MAX).map(Token::Client);
-        for token in fixed.into_iter().chain(outputs).chain(clients) {
+        let clients = (0..=u8::MAX).flat_map(|slot| [Token::Client(slot), Token::Attached(slot)]);
+        for token in fixed.chain(outputs).chain(clients) {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));
         }
-        assert_eq!(Token::from_bits(7), None);
-        assert_eq!(Token::from_bits(u64::MAX), None);
+        for bits in [6, 15, 19, 255, 768, u64::MAX] {
+            assert_eq!(Token::from_bits(bits), None);
+        }
     }
 }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::termios::{OptionalActions, OutputModes, Winsize};
 
+use crate::attach::{Attach, Input};
 use crate::child::Streams;
 use crate::fault::{Fault, Tried};
 use crate::log::{Log, MAX_MESSAGE, Source};
@@ -66,8 +67,8 @@ impl Said {
 
 /// Where what is read goes.
 pub(crate) enum Sink<'a> {
-    /// The container's output: into the log. A client that attaches gets its copy here.
-    Log(&'a mut Log),
+    /// The container's output: into the log, and to whoever is attached.
+    Container { log: &'a mut Log, attach: &'a mut Attach },
     /// The runtime's words.
     Said(&'a mut Said),
     /// Words of a runtime that has done its work.
@@ -84,9 +85,6 @@ struct Stream {
 /// All streams of one container.
 pub(crate) struct Stdio {
     streams: [Option<Stream>; 3],
-    /// The write end of the container's standard input. It stays open while nobody is attached,
-    /// so the container does not read an end.
-    stdin: Option<OwnedFd>,
     terminal: Terminal,
     /// What was kept of a stream and, after it, what is read.
     input: Vec<u8>,
@@ -129,37 +127,44 @@ fn ended() -> io::Result<OwnedFd> {
 
 impl Stdio {
     /// Makes the pipes of a container without a terminal, and their other ends for the runtime.
-    pub(crate) fn pipes(stdin: Stdin, poller: &Poller) -> Result<(Stdio, Streams), Fault> {
+    pub(crate) fn pipes(stdin: Stdin, poller: &Poller) -> Result<(Stdio, Input, Streams), Fault> {
         let tried = || "make the container's pipes".to_owned();
         let mut stdio = Stdio::new();
-        let stdin = match stdin {
+        let (input, stdin) = match stdin {
             Stdin::Open => {
                 let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).tried(tried)?;
                 set_nonblocking(&write).tried(tried)?;
-                stdio.stdin = Some(write);
-                process::Stdio::from(read)
+                (Input::pipe(write), process::Stdio::from(read))
             }
-            Stdin::Null => ended().tried(tried)?.into(),
+            Stdin::Null => (Input::closed(), ended().tried(tried)?.into()),
         };
         let stdout = stdio.open_pipe(Channel::Stdout, poller).tried(tried)?;
         let stderr = stdio.open_pipe(Channel::Stderr, poller).tried(tried)?;
-        Ok((stdio, Streams { stdin, stdout: stdout.into(), stderr: stderr.into() }))
+        let streams = Streams { stdin, stdout: stdout.into(), stderr: stderr.into() };
+        Ok((stdio, input, streams))
     }
 
     /// Makes what the runtime program needs to create a container with a terminal.
-    pub(crate) fn terminal(poller: &Poller) -> Result<(Stdio, Streams), Fault> {
+    pub(crate) fn terminal(
+        stdin: Stdin,
+        poller: &Poller,
+    ) -> Result<(Stdio, Input, Streams), Fault> {
         let tried = || "make the runtime's pipe".to_owned();
         let mut stdio = Stdio::new();
         let stderr = stdio.open_pipe(Channel::Runtime, poller).tried(tried)?;
         let stdout = stderr.try_clone().tried(tried)?;
+        let input = match stdin {
+            Stdin::Open => Input::awaited(),
+            Stdin::Null => Input::closed(),
+        };
         let stdin = ended().tried(tried)?.into();
-        Ok((stdio, Streams { stdin, stdout: stdout.into(), stderr: stderr.into() }))
+        let streams = Streams { stdin, stdout: stdout.into(), stderr: stderr.into() };
+        Ok((stdio, input, streams))
     }
 
     fn new() -> Stdio {
         Stdio {
             streams: [const { None }; 3],
-            stdin: None,
             terminal: Terminal::None,
             input: Vec::with_capacity(MAX_MESSAGE + READ),
         }
@@ -182,16 +187,18 @@ impl Stdio {
         Ok(())
     }
 
-    /// Takes the container's terminal: all its output is standard output.
-    pub(crate) fn adopt_terminal(&mut self, master: OwnedFd, poller: &Poller) -> io::Result<()> {
+    /// Takes the container's terminal: all its output is standard output. Returns its input.
+    pub(crate) fn adopt_terminal(&mut self, master: OwnedFd, poller: &Poller) -> io::Result<Input> {
         // COMPAT: the terminal ends lines with CR LF, which is what kubectl expects of a TTY; a
         // runtime may have switched that off.
         let mut attributes = rustix::termios::tcgetattr(&master)?;
         attributes.output_modes |= OutputModes::ONLCR;
         rustix::termios::tcsetattr(&master, OptionalActions::Now, &attributes)?;
+        // A descriptor of its own, which the poller knows apart from that of the output.
+        let input = rustix::io::fcntl_dupfd_cloexec(&master, 3)?;
         self.open(Channel::Stdout, master, poller)?;
         self.terminal = Terminal::Open;
-        Ok(())
+        Ok(Input::terminal(input))
     }
 
     /// Sets the size of the container's terminal.
@@ -200,11 +207,6 @@ impl Stdio {
         let master = self.streams[Channel::Stdout as usize].as_ref();
         let master = master.ok_or(Errno::NOTTY).tried(|| "find the terminal".to_owned())?;
         rustix::termios::tcsetwinsize(&master.fd, size).tried(|| "resize the terminal".to_owned())
-    }
-
-    /// Closes the write end of the container's standard input.
-    pub(crate) fn close_stdin(&mut self) {
-        self.stdin = None;
     }
 
     /// Reads from a stream once and hands what comes to `sink`.
@@ -222,14 +224,15 @@ impl Stdio {
             Err(_) => Read::End,
         };
         match (sink, result) {
-            (Sink::Log(log), Read::Bytes(_)) => {
+            (Sink::Container { log, attach }, Read::Bytes(_)) => {
+                attach.output(stream.source, &self.input[kept..], poller);
                 let rest = log.write(stream.source, &self.input);
                 stream.kept.extend_from_slice(&self.input[self.input.len() - rest..]);
             }
-            (Sink::Log(log), Read::End) if self.terminal == Terminal::None => {
+            (Sink::Container { log, .. }, Read::End) if self.terminal == Terminal::None => {
                 log.write_last(stream.source, &self.input);
             }
-            (Sink::Log(_), _) => stream.kept.extend_from_slice(&self.input[..kept]),
+            (Sink::Container { .. }, _) => stream.kept.extend_from_slice(&self.input[..kept]),
             (Sink::Said(said), _) => said.hear(&self.input),
             (Sink::Nowhere, _) => {}
         }
@@ -278,10 +281,12 @@ impl Stdio {
 
     /// Ends the log of a container that has ended: reads what its streams still hold, though other
     /// processes may keep them open, and writes the last lines without a newline.
-    pub(crate) fn drain(&mut self, log: &mut Log, poller: &Poller) {
+    pub(crate) fn drain(&mut self, log: &mut Log, attach: &mut Attach, poller: &Poller) {
         for channel in [Channel::Stdout, Channel::Stderr] {
             let mut budget = DRAIN;
-            while let Read::Bytes(count) = self.pump(channel, Sink::Log(log), poller) {
+            loop {
+                let sink = Sink::Container { log: &mut *log, attach: &mut *attach };
+                let Read::Bytes(count) = self.pump(channel, sink, poller) else { break };
                 budget = budget.saturating_sub(count);
                 if budget == 0 {
                     break;

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use crate::Exit;
 
+pub mod attach;
 mod fields;
 use fields::{Reader, Writer};
 

@@ -9,6 +9,7 @@
 pub mod cri;
 pub mod crictl;
 pub mod host;
+pub mod hung;
 pub mod interrupt;
 pub mod layout;
 pub mod liar;

@@ -210,6 +210,7 @@ impl Classify for ContainerError {
             Self::Cgroup { source, .. } => source.kind(),
             Self::File { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Exhausted,
+                io::ErrorKind::TimedOut => Kind::TimedOut,
                 _ => Kind::Internal,
             },
             Self::Record { .. } | Self::Panicked { .. } => Kind::Internal,

@@ -4,6 +4,8 @@
 //! same length for every line ([`PREFIX`]), which is what lets the number of message bytes be told
 //! from a finished batch of lines.
 
+pub(crate) use conmon::wire::attach::Source;
+
 use crate::sys::find_newline;
 
 /// The longest message of one line; a longer line of the container becomes several of ours, all
@@ -18,13 +20,6 @@ pub(crate) const PREFIX: usize = STAMP + 1 + 6 + 1 + 1 + 1;
 
 /// Where the tag stands in a line.
 const TAG: usize = PREFIX - 2;
-
-/// Which stream of the container a line is from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    Stdout,
-    Stderr,
-}
 
 /// Whether a line ends where the container's line did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,8 +29,13 @@ impl Monitor {
             Err(error) => Err(error),
         };
         match master {
-            // The terminal is enough; the socket is closed and its name removed.
-            Ok(()) => self.console = None,
+            Ok(input) => {
+                // The terminal is enough; the socket is closed and its name removed.
+                self.console = None;
+                if self.launch.stdin {
+                    self.attach.set_input(input, &self.poller);
+                }
+            }
             Err(error) => self.fail(&format!("receive the terminal from the runtime: {error}")),
         }
     }
@@ -101,6 +106,7 @@ impl Monitor {
         let said = said.text();
         let message = if said.is_empty() { why.to_owned() } else { format!("{why}: {said}") };
         clear();
+        self.attach.fail(&message, &self.poller);
         let reply = Reply::Failed { message };
         self.control.publish(&reply, &self.poller);
         report::send(&reply);

@@ -1,7 +1,5 @@
 //! What the daemon asks for, carried out.
 
-use std::process::ExitCode;
-
 use conmon::{Reply, Request};
 
 use super::{Monitor, Phase};
@@ -61,7 +59,7 @@ impl Monitor {
         if self.launch.terminal {
             return failed("a terminal's input cannot be closed");
         }
-        self.stdio.close_stdin();
+        self.attach.close_input(&self.poller);
         Reply::Ok
     }
 
@@ -80,7 +78,7 @@ impl Monitor {
         self.execs.kill_all();
         // Into the socket's buffer, which outlives this process.
         self.control.send(slot, &Reply::Ok, &self.poller);
-        self.over = Some(ExitCode::SUCCESS);
+        self.dismissed = true;
         None
     }
 }

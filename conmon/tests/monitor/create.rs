@@ -113,7 +113,7 @@ fn a_directory_that_another_monitor_uses_is_refused() {
     let mut second = Plan::new(Wish::script(Runtime::Crun, "true"));
     second.launch.dir = first.launch.dir.clone();
     let container = first.create();
-    assert_eq!(failure(&second), "bind ctl: Address already in use (os error 98)");
+    assert_eq!(failure(&second), "bind attach: Address already in use (os error 98)");
     container.start();
 }
 

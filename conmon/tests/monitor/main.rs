@@ -5,12 +5,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod attached;
 mod bundle;
 mod client;
 mod container;
 mod tmpfs;
 mod waiting;
 
+mod attach;
 mod control;
 mod create;
 mod exec;

@@ -18,6 +18,7 @@ mod logs;
 mod network;
 mod restart;
 mod retry;
+mod stuck;
 mod support;
 
 fn main() -> ExitCode {
@@ -67,6 +68,9 @@ fn main() -> ExitCode {
         restart::a_damaged_record_does_not_stop_the_daemon,
         restart::after_a_reboot_nothing_old_is_believed_or_touched,
         restart::killed_at_any_moment_the_daemon_cleans_up,
+        stuck::a_mount_that_never_answers_holds_up_its_own_container_alone,
+        stuck::a_runtime_that_never_returns_holds_up_its_own_container_alone,
+        stuck::a_frozen_container_holds_up_nobody_and_can_be_stopped,
         churn::two_hundred_pods_come_and_go_without_a_trace,
     ])
 }

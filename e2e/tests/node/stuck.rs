@@ -1,0 +1,157 @@
+//! A container that does not move is felt by nobody else: everything that only reads answers, and
+//! other containers stop.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use crisol::cri::pb;
+use e2e::hung::Hung;
+use e2e::node::{Node, Options};
+use e2e::request;
+use e2e::runner::Fixture;
+use e2e::wait::eventually;
+use tonic::Code;
+
+use crate::support::{self, END, Running};
+
+/// What a call that only reads may take here. It takes a few milliseconds; the machine may be busy.
+const PROMPT: Duration = Duration::from_secs(2);
+
+/// The daemon gives a path that does not answer ten seconds.
+const PATH_GIVEN_UP: Duration = Duration::from_secs(40);
+
+pub(crate) fn a_mount_that_never_answers_holds_up_its_own_container_alone(
+    fixture: &Fixture,
+) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let bystander = sleeper(&node, &image, "bystander")?;
+    let hung = Hung::mount(&fixture.dir().join("hung"))?;
+    let pod_config = request::host_network_pod(&node, "stuck");
+    let pod = node.cri().run_pod(&pod_config)?;
+    let mut config = request::container("c", &image, &["/bin/true"]);
+    config.mounts.push(pb::Mount {
+        host_path: hung.inside().display().to_string(),
+        container_path: "/volume".to_owned(),
+        ..Default::default()
+    });
+    thread::scope(|scope| {
+        let began = Instant::now();
+        let create = scope.spawn(|| node.cri().create(&pod, &config, &pod_config));
+        everybody_else_is_served(&node, &bystander)?;
+        ensure!(!create.is_finished(), "the request did not meet the mount");
+        let refused = create.join().expect("no panic").err().context("created")?;
+        ensure!(refused.code() == Code::DeadlineExceeded, "{refused:?}");
+        ensure!(began.elapsed() < PATH_GIVEN_UP, "took {:?}", began.elapsed());
+        Ok(())
+    })?;
+    ensure!(node.cri().containers()?.iter().all(|c| c.pod_sandbox_id != pod));
+    Ok(node.cri().drop_pod(&pod)?)
+}
+
+pub(crate) fn a_runtime_that_never_returns_holds_up_its_own_container_alone(
+    fixture: &Fixture,
+) -> Result<()> {
+    let dir = fixture.dir();
+    let (program, stuck) = (dir.join("hanging-runc"), dir.join("hanging-runc.stuck"));
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *' start '*)\n    while [ -e {stuck} ]; do sleep 0.1; done\nesac\n\
+         exec /usr/sbin/runc \"$@\"\n",
+        stuck = stuck.display()
+    );
+    fs::write(&program, script)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    fs::write(&stuck, "")?;
+    let config = format!(
+        "[runtime.handlers.hanging]\ntype = \"oci\"\npath = \"{}\"\nroot = \"{}\"\n",
+        program.display(),
+        dir.join("hanging-root").display()
+    );
+    let node = fixture.own_node(Options { config, ..Options::default() })?;
+    let image = fixture.busybox(&node)?;
+    let bystander = sleeper(&node, &image, "bystander")?;
+    let pod_config = request::host_network_pod(&node, "stuck");
+    let pod = node.cri().run_pod_with(&pod_config, "hanging")?;
+    let config = request::container("c", &image, &["/bin/sleep", "1000"]);
+    let running = support::add(&node, &pod, &pod_config, config)?;
+    thread::scope(|scope| {
+        let start = scope.spawn(|| node.cri().start(&running.id));
+        everybody_else_is_served(&node, &bystander)?;
+        ensure!(!start.is_finished(), "the runtime returned");
+        fs::remove_file(&stuck)?;
+        Ok(start.join().expect("no panic")?)
+    })?;
+    ensure!(node.cri().container(&running.id)?.state() == pb::ContainerState::ContainerRunning);
+    Ok(node.cri().drop_pod(&pod)?)
+}
+
+pub(crate) fn a_frozen_container_holds_up_nobody_and_can_be_stopped(
+    fixture: &Fixture,
+) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let bystander = sleeper(&node, &image, "bystander")?;
+    let frozen = sleeper(&node, &image, "frozen")?;
+    freeze(support::pid(&node, &frozen.id)?)?;
+    everybody_else_is_served(&node, &bystander)?;
+    // Reading the frozen one's own status does not wait for it either.
+    let status = node.cri().container(&frozen.id)?;
+    ensure!(status.state() == pb::ContainerState::ContainerRunning, "{:?}", status.state());
+    node.cri().stop(&frozen.id, 0)?;
+    let status = support::ended(&node, &frozen.id)?;
+    ensure!(status.exit_code == 137, "exit code {}", status.exit_code);
+    Ok(node.cri().drop_pod(&frozen.pod)?)
+}
+
+fn sleeper(node: &Node, image: &str, name: &str) -> Result<Running> {
+    support::run(node, request::container(name, image, &["/bin/sleep", "1000"]))
+}
+
+/// Every read answers at once, and the bystander stops and goes.
+fn everybody_else_is_served(node: &Node, bystander: &Running) -> Result<()> {
+    type Call<'a> = (&'a str, Box<dyn Fn() -> Result<()> + 'a>);
+    let cri = node.cri();
+    let calls: [Call<'_>; 6] = [
+        ("Status", Box::new(|| Ok(drop(cri.status_rpc(pb::StatusRequest { verbose: true })?)))),
+        ("ListPodSandbox", Box::new(|| Ok(drop(cri.pods()?)))),
+        ("PodSandboxStatus", Box::new(|| Ok(drop(cri.pod(&bystander.pod)?)))),
+        ("ListContainers", Box::new(|| Ok(drop(cri.containers()?)))),
+        ("ContainerStatus", Box::new(|| Ok(drop(cri.container_verbose(&bystander.id, true)?)))),
+        ("ListImages", Box::new(|| Ok(drop(cri.list_images_rpc(Default::default())?)))),
+    ];
+    for (name, call) in &calls {
+        let began = Instant::now();
+        call().with_context(|| (*name).to_owned())?;
+        ensure!(began.elapsed() < PROMPT, "{name} took {:?}", began.elapsed());
+    }
+    cri.stop(&bystander.id, 0)?;
+    Ok(cri.drop_pod(&bystander.pod)?)
+}
+
+/// Freezes the control group that a process is in, and waits until it is.
+fn freeze(pid: u32) -> Result<()> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let v1 = groups.lines().find_map(|line| line.split_once(":freezer:").map(|(_, group)| group));
+    let v2 = groups.lines().find_map(|line| line.strip_prefix("0::"));
+    let (file, order, state, frozen) = match (v1, v2) {
+        (Some(group), _) => {
+            let file = PathBuf::from(format!("/sys/fs/cgroup/freezer{group}/freezer.state"));
+            (file.clone(), "FROZEN", file, "FROZEN")
+        }
+        (None, group) => {
+            let dir = format!("/sys/fs/cgroup{}", group.context("no control group")?);
+            let dir = PathBuf::from(dir);
+            (dir.join("cgroup.freeze"), "1", dir.join("cgroup.events"), "frozen 1")
+        }
+    };
+    fs::write(&file, order).with_context(|| format!("write {}", file.display()))?;
+    eventually("frozen", END, || {
+        let said = fs::read_to_string(&state)?;
+        ensure!(said.contains(frozen), "{said}");
+        Ok(())
+    })
+}
