@@ -26,23 +26,23 @@ use crate::error::{Classify, Kind};
 use crate::ids::IdQuery;
 use crate::pod::{self, Pods};
 
-mod attach;
-mod channel;
-mod exec;
-mod forward;
-mod hangup;
-mod portforward;
-mod remote;
-mod resize;
+pub mod attach;
+pub mod channel;
+pub mod exec;
+pub mod forward;
+pub mod hangup;
+pub mod portforward;
+pub mod remote;
+pub mod resize;
 pub mod server;
-mod session;
-mod spdy;
-mod status;
-mod tls;
-mod token;
-mod upgrade;
-mod websocket;
-mod window;
+pub mod session;
+pub mod spdy;
+pub mod status;
+pub mod tls;
+pub mod token;
+pub mod upgrade;
+pub mod websocket;
+pub mod window;
 
 pub use remote::Wanted;
 pub use server::{Server, ServerError};
@@ -54,11 +54,11 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const OWN_END: Duration = Duration::from_millis(300);
 
 /// When a session has to end, and why.
-type Until = Pin<Box<dyn Future<Output = String> + Send>>;
+pub type Until = Pin<Box<dyn Future<Output = String> + Send>>;
 
 /// How long a client is waited for when a session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Farewell {
+pub enum Farewell {
     /// For as long as it is there: it may read slowly.
     Unlimited,
     /// [`FAREWELL`].
@@ -72,9 +72,12 @@ async fn within_farewell(work: impl Future<Output = ()>) {
 
 /// What was allowed, and waits for its client.
 #[derive(Clone, Debug)]
-enum Session {
+pub enum Session {
+    /// A command.
     Exec(exec::Request),
+    /// A container's own streams.
     Attach(attach::Request),
+    /// Ports of a pod.
     PortForward(portforward::Request),
 }
 
@@ -103,7 +106,7 @@ impl Classify for StreamError {
 }
 
 /// What sessions work on.
-struct Parts {
+pub struct Parts {
     pods: Pods,
     containers: Containers,
     stopping: watch::Receiver<bool>,

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::sys::readiness;
+
 /// A watch on one connection.
 #[derive(Clone, Debug)]
 pub struct Hangup(Option<Arc<AsyncFd<OwnedFd>>>);
@@ -21,7 +23,7 @@ impl Hangup {
     /// When there are no descriptors left.
     pub fn of(socket: &impl AsFd) -> io::Result<Self> {
         let watched = socket.as_fd().try_clone_to_owned()?;
-        Ok(Self(Some(Arc::new(AsyncFd::register_with_interest(watched, Interest::READABLE)?))))
+        Ok(Self(Some(Arc::new(readiness::watch(watched, Interest::READABLE)?))))
     }
 
     /// No connection that could be watched.

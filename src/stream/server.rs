@@ -120,12 +120,14 @@ impl Server {
     /// Serves until the daemon goes down, then ends all sessions.
     pub async fn serve(self) {
         let mut stopping = self.streaming.parts.stopping.clone();
+        let stop = async { stopping.wait_for(|stopping| *stopping).await.is_ok() };
+        let mut stop = std::pin::pin!(stop);
         let mut connections = JoinSet::new();
         let reload = self.tls.clone().map(|tls| tokio::spawn(tls.follow()));
         loop {
             tokio::select! {
                 biased;
-                _ = stopping.wait_for(|stopping| *stopping) => break,
+                _ = &mut stop => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, from)) if connections.len() >= MAX_CONNECTIONS => {

@@ -9,9 +9,9 @@
 //! streams, control frames, header blocks inflated, headers, queues. A fault of one stream ends that
 //! stream, a fault of the connection ends it with GOAWAY.
 
-mod connection;
+pub mod connection;
 mod dictionary;
-mod frame;
-mod headers;
+pub mod frame;
+pub mod headers;
 
 pub use connection::{Opened, run};

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::termios::{LocalModes, SpecialCodeIndex, Winsize, tcgetattr, tcsetwinsize};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixListener;
 
-use crate::sys::pass_fds;
+use crate::sys::{pass_fds, readiness};
 
 /// How long the terminal may take to arrive once the runtime says that the process runs: it was
 /// sent before.
@@ -61,7 +62,7 @@ impl Console {
             return Err(Errno::NOTTY.into());
         }
         rustix::io::ioctl_fionbio(&master, true)?;
-        Ok(Terminal(Arc::new(AsyncFd::register(master)?)))
+        Ok(Terminal(Arc::new(readiness::watch(master, Interest::READABLE | Interest::WRITABLE)?)))
     }
 }
 
