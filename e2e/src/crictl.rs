@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::layout;
-use crate::program::{Said, run};
+use crate::program::{Said, run, run_with_input};
 
 /// Seconds that crictl waits for an answer.
 const PATIENCE: u32 = 60;
@@ -16,6 +16,24 @@ const PATIENCE: u32 = 60;
 /// # Errors
 /// If crictl is missing or hangs; a failing crictl is no error.
 pub fn crictl(socket: &Path, args: &[&str]) -> Result<Said> {
+    let mut command = command(socket, args)?;
+    run(&mut command).with_context(|| format!("crictl {}", args.join(" ")))
+}
+
+/// The same with `input` as its standard input.
+///
+/// # Errors
+/// As [`crictl`].
+pub fn crictl_with_input(socket: &Path, args: &[&str], input: &[u8]) -> Result<Said> {
+    let mut command = command(socket, args)?;
+    run_with_input(&mut command, input).with_context(|| format!("crictl {}", args.join(" ")))
+}
+
+/// `crictl ARGS`, pointed at the daemon that listens on `socket`.
+///
+/// # Errors
+/// If crictl is missing.
+pub fn command(socket: &Path, args: &[&str]) -> Result<Command> {
     let endpoint = format!("unix://{}", socket.display());
     let mut command = Command::new(layout::tool("crictl")?);
     command
@@ -23,5 +41,5 @@ pub fn crictl(socket: &Path, args: &[&str]) -> Result<Said> {
         .args(["--config", "/dev/null", "--timeout", &format!("{PATIENCE}s")])
         .args(["--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint])
         .args(args);
-    run(&mut command).with_context(|| format!("crictl {}", args.join(" ")))
+    Ok(command)
 }

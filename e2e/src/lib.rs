@@ -19,5 +19,6 @@ pub mod program;
 pub mod registry;
 pub mod request;
 pub mod runner;
+pub mod streaming;
 pub mod traces;
 pub mod wait;

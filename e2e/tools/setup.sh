@@ -7,7 +7,7 @@ set -euo pipefail
 
 cache=$1
 here=$(cd "$(dirname "$0")" && pwd)
-packages=(gcc libc6-dev runc crun containernetworking-plugins docker-registry skopeo umoci iproute2 iptables
+packages=(gcc libc6-dev openssl runc crun containernetworking-plugins docker-registry skopeo umoci iproute2 iptables
     nftables)
 
 fail() {
