@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, HeaderName, HeaderValue};
+use http::header::{ALLOW, CONNECTION, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
@@ -209,7 +209,6 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
-        .keep_alive(false)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
@@ -242,6 +241,9 @@ fn answer(
         Err(Refusal { status, words, hint }) => {
             let mut response = Response::new(Full::from(words + "\n"));
             *response.status_mut() = status;
+            // COMPAT: not by a setting of the server's, which would say `close` in an upgrade too;
+            // Go's client then sees no upgrade.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             if let Some((name, value)) = hint {
                 response.headers_mut().insert(name, value);
             }
