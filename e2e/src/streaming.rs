@@ -139,13 +139,13 @@ impl WebSocket {
     /// # Errors
     /// If it does not.
     pub fn receive_until(&mut self, channel: u8, wanted: &str) -> Result<String> {
-        let mut said = String::new();
+        let (mut said, mut others) = (String::new(), String::new());
         while !said.contains(wanted) {
+            let message = self.receive()?;
             let (from, bytes) =
-                self.receive()?.with_context(|| format!("closed after {said:?}"))?;
-            if from == channel {
-                said.push_str(&String::from_utf8_lossy(&bytes));
-            }
+                message.with_context(|| format!("closed after {said:?}, elsewhere {others:?}"))?;
+            let to = if from == channel { &mut said } else { &mut others };
+            to.push_str(&String::from_utf8_lossy(&bytes));
         }
         Ok(said)
     }

@@ -35,7 +35,13 @@ impl Containers {
         stdio: Stdio,
     ) -> Result<Process, Shared> {
         let record = self.running(&id.into(), Request::Exec)?;
-        exec::start(&self.parts, &record, command, stdio).await.map_err(Into::into)
+        let parts = self.parts.clone();
+        // Detached: a client that goes away meanwhile leaves no half of a start behind.
+        let work = async move { exec::start(&parts, &record, command, stdio).await };
+        match crate::steps::spawn("exec", work).await {
+            Ok(Some(started)) => started.map_err(Into::into),
+            _ => Err(ContainerError::Panicked { verb: "exec" }.into()),
+        }
     }
 
     /// Attaches to the container's own streams.

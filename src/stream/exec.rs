@@ -25,8 +25,9 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// What the process itself can have left in a pipe (pipe(7)) or a terminal when it ended.
 const LEFT: usize = 64 << 10;
 
-/// How long a process whose client is gone may take to end by itself.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long a process whose client is gone may take to end by itself. A monitor holds a bounded
+/// number of execs, so clients that come and go fast are not to keep many of them.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What Exec asked for.
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ pub async fn serve(
     };
     let process = tokio::select! {
         process = containers.exec(&request.container, request.command, stdio) => process,
-        // Dropping the start makes the monitor kill what has been started.
+        // What has been started by then is killed as soon as it is there.
         () = client.gone() => return Farewell::Unlimited,
     };
     let mut process = match process {

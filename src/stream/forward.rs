@@ -46,13 +46,15 @@ enum Kind {
 /// Puts the streams that a SPDY client opens together.
 pub struct Pairs {
     opened: mpsc::Receiver<Opened>,
+    /// How long the second stream of a pair may take.
+    patience: Duration,
     halves: HashMap<String, Half>,
 }
 
 impl Pairs {
     /// Pairs of what is opened.
     pub fn new(opened: mpsc::Receiver<Opened>) -> Self {
-        Self { opened, halves: HashMap::new() }
+        Self { opened, patience: PAIR_DEADLINE, halves: HashMap::new() }
     }
 
     /// The next pair; none when the client is gone. May be dropped while it waits.
@@ -90,7 +92,7 @@ impl Pairs {
         };
         match self.halves.remove(&request) {
             None => {
-                let until = Instant::now() + PAIR_DEADLINE;
+                let until = Instant::now() + self.patience;
                 self.halves.insert(request, Half { stream, kind, until });
                 None
             }

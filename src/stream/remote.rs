@@ -70,6 +70,16 @@ impl Streams {
 ///
 /// None when it does not open them all in time, or goes away.
 pub async fn from_spdy(
+    opened: mpsc::Receiver<Opened>,
+    wanted: Wanted,
+    version: Version,
+) -> Option<Streams> {
+    let all = collect(opened, wanted, version);
+    tokio::time::timeout(STREAMS_DEADLINE, all).await.ok().flatten()
+}
+
+/// Takes the streams that a SPDY client opens until all are there, or the client is gone.
+async fn collect(
     mut opened: mpsc::Receiver<Opened>,
     wanted: Wanted,
     version: Version,
@@ -83,19 +93,15 @@ pub async fn from_spdy(
     ];
     expected.extend(optional.into_iter().filter(|(wanted, _)| *wanted).map(|(_, name)| name));
     let mut there: HashMap<&str, Opened> = HashMap::new();
-    let all = async {
-        while there.len() < expected.len() {
-            let stream = opened.recv().await?;
-            let kind = stream.headers.get("streamtype").unwrap_or_default();
-            match expected.iter().find(|&&expected| expected == kind) {
-                Some(name) if !there.contains_key(name) => drop(there.insert(*name, stream)),
-                // Unknown, there already, or not asked for.
-                _ => stream.outbox.reset().await,
-            }
+    while there.len() < expected.len() {
+        let stream = opened.recv().await?;
+        let kind = stream.headers.get("streamtype").unwrap_or_default();
+        match expected.iter().find(|&&expected| expected == kind) {
+            Some(name) if !there.contains_key(name) => drop(there.insert(*name, stream)),
+            // Unknown, there already, or not asked for.
+            _ => stream.outbox.reset().await,
         }
-        Some(())
-    };
-    tokio::time::timeout(STREAMS_DEADLINE, all).await.ok()??;
+    }
     let mut outbox = |name: &str| there.remove(name).map(|stream| stream.outbox);
     let (error, stdout, stderr) = (outbox("error")?, outbox("stdout"), outbox("stderr"));
     let mut inbox = |name: &str| there.remove(name).map(|stream| stream.inbox);

@@ -127,14 +127,26 @@ impl Window {
     /// When the stream has ended.
     pub async fn take(&self, wanted: usize) -> Result<usize, Gone> {
         let Some((stream, connection)) = &self.0 else { return Ok(wanted) };
-        let of_stream = stream.take(wanted).await?;
         // RACE: a stream that is reset meanwhile is noticed at its next piece; the connection's room
         // is closed when the connection ends.
-        let granted = connection.take(of_stream).await?;
-        if granted < of_stream {
-            stream.give_back(of_stream - granted);
-        }
+        let mut held = Held { room: stream, bytes: stream.take(wanted).await? };
+        let granted = connection.take(held.bytes).await?;
+        held.bytes -= granted;
         Ok(granted)
+    }
+}
+
+/// Bytes that a stream allows and that may not be sent after all; given back when dropped.
+struct Held<'a> {
+    room: &'a Room,
+    bytes: usize,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.room.give_back(self.bytes);
+        }
     }
 }
 

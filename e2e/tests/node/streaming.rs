@@ -537,11 +537,19 @@ pub(crate) fn a_thousand_dropped_clients_leave_nothing(fixture: &Fixture) -> Res
 
 pub(crate) fn tls_is_spoken_and_a_renewed_certificate_is_used(fixture: &Fixture) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let [cert, key] = ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
-    certify(&cert, &key)?;
-    let config =
-        format!("[stream]\ntls_cert = \"{}\"\ntls_key = \"{}\"\n", cert.display(), key.display());
-    let mut node = e2e::node::Node::prepare(fixture.with_registries(Options::default()))?;
+    let names = ["cert.pem", "key.pem", "ca.pem", "ca-key.pem", "client.pem", "client-key.pem"];
+    let [cert, key, ca, ca_key, client, client_key] = names.map(|name| dir.path().join(name));
+    certify(&cert, &key, &[])?;
+    certify(&ca, &ca_key, &[])?;
+    let [signer, signer_key] = [&ca, &ca_key].map(|path| path.display().to_string());
+    let signed = ["-CA", &signer, "-CAkey", &signer_key, "-addext", "basicConstraints=CA:FALSE"];
+    certify(&client, &client_key, &signed)?;
+    let config = format!(
+        "[stream]\ntls_cert = \"{}\"\ntls_key = \"{}\"\ntls_client_ca = \"{signer}\"\n",
+        cert.display(),
+        key.display()
+    );
+    let mut node = Node::prepare(fixture.with_registries(Options::default()))?;
     // The node's own file has the table already: the keys come from a drop-in.
     let drop_ins = node.config_file().with_extension("d");
     fs::create_dir(&drop_ins)?;
@@ -551,11 +559,13 @@ pub(crate) fn tls_is_spoken_and_a_renewed_certificate_is_used(fixture: &Fixture)
     let url = exec_url(&node, &running.id, "true", false)?;
     ensure!(url.starts_with("https://127.0.0.1:"), "{url}");
     let exec = |transport: &str| -> Result<String> {
-        let ca = cert.display().to_string();
-        let words =
-            ["exec", "-r", transport, "--tls-ca", &ca, &running.id, "/bin/echo", "encrypted"];
-        node.crictl(&words)
+        let files = [&cert, &client, &client_key].map(|path| path.display().to_string());
+        let [ca, client, key] = &files;
+        let tls = ["exec", "--tls-ca", ca, "--tls-cert", client, "--tls-key", key, "-r", transport];
+        node.crictl(&[&tls[..], &[&running.id, "/bin/echo", "encrypted"]].concat())
     };
+    let said = node.try_crictl(&["exec", &running.id, "/bin/echo", "encrypted"])?;
+    ensure!(!said.status.success(), "a client without a certificate: {said:?}");
     for transport in TRANSPORTS {
         let said = exec(transport)?;
         ensure!(said == "encrypted\n", "{said:?}");
@@ -563,7 +573,7 @@ pub(crate) fn tls_is_spoken_and_a_renewed_certificate_is_used(fixture: &Fixture)
     // A pair that does not go together changes nothing; one that does is used without a restart.
     let old = fs::read(&cert)?;
     let spare = dir.path().join("spare.pem");
-    certify(&spare, &dir.path().join("spare-key.pem"))?;
+    certify(&spare, &dir.path().join("spare-key.pem"), &[])?;
     fs::copy(&spare, &cert)?;
     eventually("the operator is told", END, || {
         let log = fs::read_to_string(node.log_file())?;
@@ -572,7 +582,7 @@ pub(crate) fn tls_is_spoken_and_a_renewed_certificate_is_used(fixture: &Fixture)
     })?;
     fs::write(&cert, &old)?;
     ensure!(exec("spdy")? == "encrypted\n");
-    certify(&cert, &key)?;
+    certify(&cert, &key, &[])?;
     eventually("the new certificate is used", END, || {
         let said = exec("websocket")?;
         ensure!(said == "encrypted\n", "{said:?}");
@@ -582,11 +592,11 @@ pub(crate) fn tls_is_spoken_and_a_renewed_certificate_is_used(fixture: &Fixture)
     Ok(())
 }
 
-/// Makes a certificate for this machine's loopback that is its own authority.
-fn certify(cert: &Path, key: &Path) -> Result<()> {
+/// Makes a certificate for this machine's loopback; its own authority without `more`.
+fn certify(cert: &Path, key: &Path, more: &[&str]) -> Result<()> {
     let [cert, key] = [cert, key].map(|path| path.display().to_string());
     let words = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj"];
     let names = "subjectAltName=DNS:localhost,IP:127.0.0.1";
     let files = ["/CN=localhost", "-addext", names, "-keyout", &key, "-out", &cert];
-    output("openssl", words.iter().chain(&files)).map(drop)
+    output("openssl", words.iter().chain(&files).chain(more)).map(drop)
 }

@@ -25,9 +25,15 @@ async fn opened(kinds: &[&str], wanted: Wanted) -> (Option<Streams>, Vec<u8>) {
     }
     let all = tokio::time::timeout(Duration::from_millis(500), from_spdy(streams, wanted, JSON));
     let all = all.await.ok().flatten();
-    let mut answers = vec![0; 4096];
-    let read = client.read(&mut answers).await.expect("answers");
-    answers.truncate(read);
+    let mut answers = Vec::new();
+    // Until nothing more comes.
+    while let Ok(read) =
+        tokio::time::timeout(Duration::from_millis(200), client.read_buf(&mut answers)).await
+    {
+        if read.expect("answers") == 0 {
+            break;
+        }
+    }
     (all, answers)
 }
 
@@ -56,13 +62,12 @@ async fn a_stream_too_many_is_reset_and_one_too_few_is_waited_for() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_client_that_never_opens_its_streams_is_given_up() {
-    let (_opener, streams) = mpsc::channel(1);
-    assert!(from_spdy(streams, ALL, JSON).await.is_none());
+#[tokio::test]
+async fn a_client_that_goes_before_its_streams_are_open_is_given_up() {
     let (opener, streams) = mpsc::channel(1);
+    let collecting = tokio::spawn(from_spdy(streams, ALL, JSON));
     drop(opener);
-    assert!(from_spdy(streams, ALL, JSON).await.is_none());
+    assert!(collecting.await.expect("no panic").is_none());
 }
 
 #[tokio::test]

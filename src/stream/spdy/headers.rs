@@ -44,7 +44,7 @@ impl Headers {
     /// # Errors
     /// [`Fault::Headers`] if counts and lengths do not fit the bytes or the bounds, or if a name is
     /// empty, not lower case, or there twice. The connection is still in step then.
-    pub(super) fn parse(block: &[u8]) -> Result<Self, Fault> {
+    pub(in crate::stream) fn parse(block: &[u8]) -> Result<Self, Fault> {
         let mut rest = block;
         let count = number(&mut rest)?;
         if count > MAX_HEADERS {
@@ -132,4 +132,4 @@ impl Inflater {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -237,11 +237,11 @@ async fn what_is_taken_is_told_and_a_full_inbox_stops_the_reading() {
     while taken < 96 << 10 {
         taken += stream.inbox.next().await.expect("here").expect("more").len();
     }
-    client.data(1, true, b"").await;
-    assert_eq!(stream.inbox.next().await, Ok(None));
     let (kind, number, payload) = client.read().await.expect("an update");
     assert_eq!((kind, number), (9, 1));
     assert!(u32::from_be_bytes(payload[4..].try_into().expect("a number")) >= INITIAL / 2);
+    client.data(1, true, b"").await;
+    assert_eq!(stream.inbox.next().await, Ok(None));
     // A stream that nobody reads takes what its inbox holds and no more.
     client.open(3, "stdin").await;
     let _unread = served.opened.recv().await.expect("opened");

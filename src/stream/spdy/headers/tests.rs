@@ -4,23 +4,23 @@ use proptest::prelude::*;
 use super::*;
 
 /// The sending end, as clients have it.
-pub(in super::super) struct Deflater(Compress);
+pub(crate) struct Deflater(Compress);
 
 impl Deflater {
-    pub(in super::super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut zlib = Compress::new(Compression::best(), true);
         zlib.set_dictionary(&dictionary::bytes()).expect("a dictionary");
         Self(zlib)
     }
 
-    pub(in super::super) fn deflate(&mut self, block: &[u8]) -> Vec<u8> {
+    pub(crate) fn deflate(&mut self, block: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(block.len() + 1024);
         self.0.compress_vec(block, &mut out, FlushCompress::Sync).expect("room");
         out
     }
 }
 
-pub(in super::super) fn block(headers: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn block(headers: &[(&str, &str)]) -> Vec<u8> {
     let mut block = (headers.len() as u32).to_be_bytes().to_vec();
     for text in headers.iter().flat_map(|(name, value)| [name, value]) {
         block.extend_from_slice(&(text.len() as u32).to_be_bytes());
