@@ -16,6 +16,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::error::{Classify, Kind};
 use crate::ids::{ContainerId, PodId};
 
+pub mod counters;
+mod limits;
+
+pub use limits::Limits;
+
 /// The parent of pods whose request names none (cgroupfs).
 const DEFAULT_PARENT: &str = "/crisol";
 
@@ -61,6 +66,16 @@ pub enum CgroupError {
         /// What the system said.
         source: io::Error,
     },
+    /// A limit could not be set.
+    #[error("write {value:?} to {path}")]
+    Write {
+        /// Its file.
+        path: PathBuf,
+        /// The limit.
+        value: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A group could not be removed.
     #[error("remove cgroup {path}")]
     Remove {
@@ -84,6 +99,8 @@ impl Classify for CgroupError {
         match self {
             Self::Parent { .. } => Kind::Invalid,
             Self::Unkillable { .. } => Kind::TimedOut,
+            // The kernel knows no such limit, or the parent group does not allow it.
+            Self::Write { .. } => Kind::Refused,
             _ => Kind::Internal,
         }
     }
@@ -239,9 +256,9 @@ impl Cgroups {
     }
 }
 
-/// The path of a group below each mount point. systemd nests slices by the dashes of their names
+/// The path of a group below each mount point, from its name as the runtime takes it. systemd nests slices by the dashes of their names
 /// (systemd.slice(5)).
-fn relative_path(name: &str) -> PathBuf {
+pub fn relative_path(name: &str) -> PathBuf {
     let parts: Vec<&str> = name.split(':').collect();
     let [slice, prefix, id] = parts.as_slice() else {
         return PathBuf::from(name.trim_start_matches('/'));

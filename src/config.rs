@@ -83,6 +83,8 @@ pub struct Stream {
 pub struct Network {
     /// Where CNI configurations are.
     pub conf_dir: PathBuf,
+    /// What becomes a CNI configuration when the kubelet tells the pods' addresses; none = nothing.
+    pub conf_template: Option<PathBuf>,
     /// Where CNI plugins are, in search order.
     pub plugin_dirs: Vec<PathBuf>,
 }

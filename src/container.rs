@@ -13,11 +13,14 @@ use tokio::sync::oneshot;
 use crate::error::{Classify, Kind};
 use crate::ids::{ContainerId, IdQuery, PodId};
 use crate::registry::{Ambiguous, Registry, Reserved};
+use crate::rootfs::Mapping;
+use crate::runtime::handlers::Inventory;
 
 pub mod actor;
 pub mod attach;
 pub mod bundle;
 pub mod cleanup;
+pub mod confine;
 pub mod create;
 pub mod error;
 pub mod exec;
@@ -32,6 +35,7 @@ pub mod spec;
 pub mod start;
 pub mod state;
 pub mod stop;
+pub mod update;
 pub mod user;
 pub mod volumes;
 
@@ -41,7 +45,7 @@ pub use parts::Parts;
 pub use record::ContainerRecord;
 
 use handle::{Command, Creation, Handle};
-use spec::ContainerSpec;
+use spec::{ContainerSpec, Resources};
 use state::{Request, State, Verdict};
 
 /// An error that several callers wait for.
@@ -79,6 +83,8 @@ pub struct PodPlace {
     pub uts: Option<PathBuf>,
     /// The shared process namespace, where there is one.
     pub pid: Option<PathBuf>,
+    /// The user namespace that they belong to, where it is the pod's own.
+    pub user: Option<Mapping>,
     /// The file for /etc/resolv.conf.
     pub resolv_conf: PathBuf,
     /// The file for /etc/hostname.
@@ -173,6 +179,12 @@ impl Containers {
         }
     }
 
+    /// Changes a container's limits; zero or empty leaves one as it is.
+    pub async fn update(&self, query: &IdQuery, change: Resources) -> Result<(), Shared> {
+        let change = Box::new(change);
+        self.ask(self.handle(query)?, |reply| Command::Update { change, reply }).await
+    }
+
     /// Stops every container of a pod at once.
     pub async fn stop_pod(&self, pod: PodId) -> Result<(), Shared> {
         let stops = self.handles_of(pod).into_iter().map(|handle| {
@@ -218,6 +230,21 @@ impl Containers {
         crate::monitor::reopen_log(&self.parts.layout.monitor(&record.id))
             .await
             .map_err(|source| Arc::new(ContainerError::Monitor { id: record.id, source }))
+    }
+
+    /// Whether the handler's runtime says that it can map the ids of mounts.
+    pub fn maps_mounts(&self, handler: &str) -> bool {
+        let runtime = self.parts.runtimes.get(handler);
+        runtime.is_some_and(|runtime| runtime.features().idmapped_mounts)
+    }
+
+    /// Takes what the runtimes say of themselves now.
+    pub fn learn(&self, inventory: &Inventory) {
+        for (name, runtime) in &self.parts.runtimes {
+            if let Ok(report) = inventory.usable(name) {
+                runtime.learn(report.features.clone());
+            }
+        }
     }
 
     /// The container's published record.

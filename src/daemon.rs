@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -21,26 +21,28 @@ use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use crate::apparmor::Apparmor;
 use crate::cgroup::{Cgroups, Driver};
 use crate::config::{CgroupDriver, Config, HandlerKind};
 use crate::container::{self, Containers};
 use crate::cri::image_service::ImageStore;
 use crate::cri::layer::Calls;
 use crate::cri::report::Reporter;
-use crate::cri::runtime_service::Runtime as RuntimeApi;
+use crate::cri::runtime_service::{NodeEvents, Runtime as RuntimeApi};
 use crate::cri::{ImageServiceServer, RuntimeServiceServer};
 use crate::error::chain;
 use crate::health;
 use crate::host::Host;
 use crate::image::Images;
 use crate::metrics::{self, Metrics};
-use crate::network::Networks;
+use crate::network::{Networks, PodRanges};
 use crate::path::Layout;
 use crate::pod::{self, Pods};
 use crate::record::Records;
+use crate::rootfs;
 use crate::runtime::handlers::Inventory;
 use crate::runtime::{Runtime, SystemdCgroup};
-use crate::stats::WritableLayers;
+use crate::stats::{self, Stats, WritableLayers};
 use crate::steps::{self, Operations, blocking};
 use crate::stream;
 
@@ -75,6 +77,8 @@ struct Daemon {
     images: Images,
     layers: WritableLayers,
     metrics: Arc<Metrics>,
+    events: NodeEvents,
+    stats: Stats,
     /// Becomes true when pods and containers have been found again.
     recovered: watch::Sender<bool>,
     /// Pods whose network could not be given back yet.
@@ -124,6 +128,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
     stop.send_replace(true);
+    daemon.events.close();
     let drained = async {
         server.await.ok();
         streams.await.ok();
@@ -153,17 +158,28 @@ impl Daemon {
         })
         .await;
         let inventory = Inventory::take(&config.runtime).await;
+        let version = health::version();
+        let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
         let images = blocking({
             let (dir, config) = (layout.images(), config.image.clone());
-            move || Images::open(&dir, &config)
+            let metrics = metrics.clone();
+            move || Images::open(&dir, &config, metrics)
         })
         .await
         .context("open the image store")?;
+        let pod_ranges = PodRanges::restored(&config.network, layout.pod_ranges()).await;
+        let mapped_rootfs = blocking({
+            let root = layout.root().to_owned();
+            move || rootfs::mapping::probe(&root)
+        })
+        .await;
+        if let Err(reason) = &mapped_rootfs {
+            tracing::info!(reason, "no user namespaces for pods");
+        }
         let networks = Networks::new(&config.network, layout.cni_cache());
         let operations = Operations::default();
-        let version = health::version();
-        let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
         let layers = WritableLayers::new(layout.writable_layers());
+        let events = NodeEvents::new(metrics.clone());
 
         let containers = Containers::new(Arc::new(container::Parts {
             layout: layout.clone(),
@@ -172,8 +188,11 @@ impl Daemon {
             runtimes: runtimes(&config, &inventory, &host, cgroups.driver()),
             monitor: config.runtime.monitor.clone(),
             cgroups: cgroups.clone(),
+            apparmor: Apparmor::start(host.security.apparmor),
             host: host.clone(),
             operations: operations.clone(),
+            events: events.of_containers(),
+            metrics: metrics.clone(),
         }));
         let pods = Pods::new(Arc::new(pod::Parts {
             layout: layout.clone(),
@@ -185,8 +204,19 @@ impl Daemon {
             monitor: config.runtime.monitor.clone(),
             handlers: oci_handlers(&config),
             default_handler: config.runtime.default_handler.clone(),
+            mapped_rootfs: mapped_rootfs.clone(),
             operations: operations.clone(),
+            events: events.of_pods(),
+            metrics: metrics.clone(),
         }));
+        let stats = Stats::new(stats::Parts {
+            pods: pods.clone(),
+            containers: containers.clone(),
+            cgroups: cgroups.clone(),
+            mounted: host.cgroups.clone(),
+            layout: layout.clone(),
+            layers: layers.clone(),
+        });
         let (recovered, recovering) = watch::channel(false);
         let (owed, owing) = watch::channel(0);
         let reporter = Arc::new(Reporter {
@@ -200,7 +230,8 @@ impl Daemon {
             layers: layers.clone(),
             cgroups: cgroups.clone(),
             owed: owing,
-            pod_cidr: Mutex::default(),
+            pod_ranges,
+            mapped_rootfs,
         });
         let daemon = Self {
             pods,
@@ -209,6 +240,8 @@ impl Daemon {
             images,
             layers,
             metrics,
+            events,
+            stats,
             recovered,
             owed,
             cgroups,
@@ -218,7 +251,8 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// The gRPC server: it listens at once and answers `Version`; the rest waits for recovery.
+    /// The gRPC server: it listens at once and answers what needs no pod; the rest waits for
+    /// recovery.
     fn server(
         &self,
         socket: UnixListener,
@@ -226,7 +260,14 @@ impl Daemon {
         stopping: watch::Receiver<bool>,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<> {
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
-        let runtime = RuntimeApi::new(pods, containers, streaming, self.reporter.clone());
+        let runtime = RuntimeApi::new(
+            pods,
+            containers,
+            streaming,
+            self.reporter.clone(),
+            self.events.clone(),
+            self.stats.clone(),
+        );
         let images = ImageStore::new(self.images.clone(), self.layers.clone());
         let calls = Calls::new(self.recovered.subscribe(), self.metrics.clone());
         Server::builder()
@@ -251,9 +292,10 @@ impl Daemon {
         self.recovered.send_replace(true);
         drop(steps::spawn("slow steps", self.operations.clone().tell_slow_steps()));
         drop(steps::spawn("writable layers", self.layers.clone().sample()));
+        drop(steps::spawn("statistics", self.stats.clone().sample()));
         drop(steps::spawn("owed networks", pay_networks(self.pods.clone(), self.owed.clone())));
         drop(steps::spawn("sweep", sweep(self.pods.clone(), self.containers.clone())));
-        drop(steps::spawn("inventory", retake(self.reporter.clone())));
+        drop(steps::spawn("inventory", retake(self.reporter.clone(), self.containers.clone())));
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
         let gauges = gauge(pods, containers, self.reporter.clone(), self.metrics.clone());
         drop(steps::spawn("gauges", gauges));
@@ -283,10 +325,11 @@ async fn sweep(pods: Pods, containers: Containers) {
 }
 
 /// Looks at the runtimes again and again, so that a repaired node becomes ready.
-async fn retake(reporter: Arc<Reporter>) {
+async fn retake(reporter: Arc<Reporter>, containers: Containers) {
     loop {
         tokio::time::sleep(SWEEP).await;
         let inventory = Inventory::take(&reporter.config.runtime).await;
+        containers.learn(&inventory);
         reporter.inventory.store(Arc::new(inventory));
     }
 }

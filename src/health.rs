@@ -30,12 +30,6 @@ const FEATURES: Features = Features {
     mount_options: true,
 };
 
-/// Whether pods may have a user namespace. The handlers' own ability counts only if this is set.
-const USER_NAMESPACES: bool = false;
-
-/// `mount_setattr(2)` with MOUNT_ATTR_RDONLY and AT_RECURSIVE, which `rro` needs.
-const RECURSIVE_READ_ONLY_SINCE: (u32, u32) = (5, 12);
-
 /// `VersionResponse`, and what `crisol version` prints besides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Version {
@@ -155,6 +149,8 @@ pub struct Facts<'a> {
     pub storage: Storage,
     /// Clean-up that has not succeeded yet.
     pub owed: usize,
+    /// Whether root file systems can be mapped for user namespaces here; if not, why.
+    pub mapped_rootfs: &'a Result<(), String>,
 }
 
 /// `StatusResponse`
@@ -242,8 +238,8 @@ fn handlers(facts: &Facts<'_>) -> Vec<Handler> {
             Some(Handler {
                 name: shown.to_owned(),
                 recursive_read_only: features.recursive_read_only
-                    && facts.host.kernel.version >= RECURSIVE_READ_ONLY_SINCE,
-                user_namespaces: USER_NAMESPACES && features.idmapped_mounts,
+                    && facts.host.kernel.has_mount_setattr(),
+                user_namespaces: facts.mapped_rootfs.is_ok() && features.idmapped_mounts,
             })
         })
         .collect()
@@ -284,6 +280,7 @@ pub fn info(facts: &Facts<'_>) -> BTreeMap<String, String> {
             json!({ "kernel": host.kernel.release, "bootId": host.boot_id, "cpus": host.cpus }),
         ),
         ("handlers", json!(handlers)),
+        ("userNamespaces", user_namespaces(facts.mapped_rootfs)),
         ("inFlight", json!(facts.in_flight)),
         ("storage", json!(facts.storage)),
         ("owed", json!(facts.owed)),
@@ -291,8 +288,15 @@ pub fn info(facts: &Facts<'_>) -> BTreeMap<String, String> {
     entries.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect()
 }
 
-/// The configuration in force in the structure of its file.
+fn user_namespaces(mapped_rootfs: &Result<(), String>) -> serde_json::Value {
+    json!({ "idmappedRootfs": mapped_rootfs.is_ok(), "problem": mapped_rootfs.as_ref().err() })
+}
+
+/// The configuration in force in the structure of its file, and what critest looks for to learn on
+/// which file system root file systems are: the directory of the state.
 fn config(config: &Config) -> serde_json::Value {
     let table = render::effective(config).parse::<toml::Table>();
-    json!(table.unwrap_or_default())
+    let mut value = json!(table.unwrap_or_default());
+    value["stateDir"] = json!(config.state);
+    value
 }

@@ -11,6 +11,7 @@ use crate::error::{Classify, Kind};
 
 pub mod capabilities;
 pub mod cgroups;
+pub mod mounts;
 
 pub use capabilities::Capabilities;
 pub use cgroups::{CgroupVersion, Cgroups};
@@ -77,6 +78,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Whether there is mount_setattr(2), which recursive read-only and id-mapped mounts need.
+    pub fn has_mount_setattr(&self) -> bool {
+        self.version >= (5, 12)
+    }
+
     /// From `uname -r`. What does not start with two numbers counts as version 0.0.
     pub fn parse(release: &str) -> Self {
         let mut numbers =

@@ -47,6 +47,7 @@ pub use error::ImageError;
 pub use reference::{Name, Reference, ReferenceError};
 
 use crate::ids::ImageId;
+use crate::metrics::Metrics;
 use pull::Pulls;
 use store::Store;
 
@@ -112,9 +113,13 @@ impl Images {
     ///
     /// # Errors
     /// If the directories cannot be made or read. Damaged content is logged and set aside.
-    pub fn open(dir: &Path, config: &crate::config::Image) -> Result<Self, ImageError> {
+    pub fn open(
+        dir: &Path,
+        config: &crate::config::Image,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ImageError> {
         let store = Arc::new(Store::open(dir)?);
-        let pulls = Pulls::new(Arc::clone(&store), config.clone());
+        let pulls = Pulls::new(Arc::clone(&store), config.clone(), metrics);
         Ok(Self(Arc::new(Shared { store, pulls })))
     }
 
@@ -125,10 +130,11 @@ impl Images {
         config: &crate::config::Image,
         pace: registry::Pace,
         grace: std::time::Duration,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, ImageError> {
         let store = Arc::new(Store::open(dir)?);
         let network = registry::Network::with_pace(pace);
-        let pulls = Pulls::with(Arc::clone(&store), config.clone(), network, grace);
+        let pulls = Pulls::with(Arc::clone(&store), config.clone(), network, grace, metrics);
         Ok(Self(Arc::new(Shared { store, pulls })))
     }
 

@@ -16,6 +16,7 @@ pub mod image;
 pub mod pod;
 pub mod stats;
 
+pub mod apparmor;
 pub mod cgroup;
 pub mod monitor;
 pub mod network;
@@ -23,6 +24,7 @@ pub mod rootfs;
 pub mod runtime;
 
 pub mod error;
+pub mod events;
 pub mod host;
 pub mod ids;
 pub mod metrics;

@@ -50,6 +50,7 @@ pub struct Metrics {
     pods: IntGaugeVec,
     containers: IntGaugeVec,
     oom_kills: IntCounter,
+    dropped_listeners: IntCounter,
     owed: IntGauge,
     leaks: IntGaugeVec,
     network_ready: IntGauge,
@@ -104,6 +105,13 @@ impl Metrics {
                     "Containers that ran out of memory",
                 ),
             )?,
+            dropped_listeners: registered(
+                &registry,
+                IntCounter::new(
+                    "crisol_event_listeners_dropped_total",
+                    "Streams of events that were ended because nobody read them",
+                ),
+            )?,
             owed: registered(
                 &registry,
                 IntGauge::new("crisol_owed_cleanups", "Clean-up that has not succeeded yet"),
@@ -135,7 +143,7 @@ impl Metrics {
         self.seconds.with_label_values(&[operation]).observe(took.as_secs_f64());
     }
 
-    /// A pull ended, e.g. with `ok` or `failed`.
+    /// A pull ended with `ok`, `failed` or `abandoned`.
     pub fn pull_ended(&self, result: &'static str) {
         self.pulls.with_label_values(&[result]).inc();
     }
@@ -160,12 +168,17 @@ impl Metrics {
         self.oom_kills.inc();
     }
 
+    /// A stream of events was ended because nobody read it.
+    pub fn event_listener_dropped(&self) {
+        self.dropped_listeners.inc();
+    }
+
     /// How much clean-up has not succeeded yet.
     pub fn set_owed(&self, count: usize) {
         self.owed.set(clamp(count));
     }
 
-    /// How many things of `kind` (`mount`, `netns`, `cgroup`, …) have no record now.
+    /// How many things of `kind` (`pod`, `container`) have no record now and could not be removed.
     pub fn set_leaks(&self, kind: &'static str, count: usize) {
         self.leaks.with_label_values(&[kind]).set(clamp(count));
     }

@@ -23,12 +23,14 @@ mod attachment;
 pub mod bandwidth;
 mod error;
 pub mod hostname;
+pub mod pod_ranges;
 pub mod resolv_conf;
 mod status;
 
 pub use attachment::Attachment;
 pub use bandwidth::Bandwidth;
 pub use error::NetworkError;
+pub use pod_ranges::PodRanges;
 pub use status::NotReady;
 
 pub use addresses::Addresses;

@@ -8,6 +8,7 @@
 //!   rw/ID/{upper,work}  writable layers    containers/ID/    bundle: config.json, rootfs/ (mount)
 //!   images/             the image store    containers/ID/monitor/  socket, exit record
 //!   cni/                results            owed/ID           network namespaces owed a CNI DEL
+//!   pod-ranges          told by the kubelet
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -60,6 +61,11 @@ impl Layout {
     /// Results of CNI plugins, in libcni's format and below its own name.
     pub fn cni_cache(&self) -> PathBuf {
         self.root.join("cni")
+    }
+
+    /// The ranges of pod addresses that the kubelet told last.
+    pub fn pod_ranges(&self) -> PathBuf {
+        self.root.join("pod-ranges")
     }
 
     /// Writable layers, one directory a container.

@@ -13,6 +13,7 @@ use crate::container::spec::{ContainerSpec, NamespaceMode};
 use crate::container::{self, Containers, PodPlace};
 use crate::ids::{ContainerId, IdQuery, PodId};
 use crate::registry::{Registry, Reserved};
+use crate::rootfs::Mapping;
 
 pub mod actor;
 pub mod detach;
@@ -31,7 +32,7 @@ pub mod stop;
 
 pub use error::PodError;
 pub use parts::Parts;
-pub use record::PodRecord;
+pub use record::{PodRecord, PodResources};
 
 use actor::{Command, Creation, Handle};
 use spec::{PodKey, PodSpec};
@@ -102,6 +103,12 @@ impl Pods {
         }
     }
 
+    /// Notes what the kubelet gives a pod now.
+    pub async fn update(&self, query: &IdQuery, resources: PodResources) -> Result<(), Shared> {
+        let resources = Box::new(resources);
+        self.ask(self.handle(query)?, |reply| Command::Update(resources, reply)).await
+    }
+
     /// Creates a container in a pod that is ready.
     ///
     /// # Errors
@@ -131,6 +138,12 @@ impl Pods {
             }
             _ => Ok(record),
         }
+    }
+
+    /// The published record of the pod with exactly this id.
+    pub fn get(&self, id: &PodId) -> Option<Arc<PodRecord>> {
+        let record = self.registry.get(id)?.record();
+        (record.state != State::Creating).then_some(record)
     }
 
     /// Everything published, in the order of ids; what is still being made is left out.
@@ -182,9 +195,7 @@ impl Pods {
             return Err(Arc::new(PodError::Request { field, problem }));
         }
         if spec.user_namespace.is_some() {
-            let field = "config.linux.security_context.namespace_options.userns_options".to_owned();
-            let problem = format!("handler {handler:?} offers no user namespaces");
-            return Err(Arc::new(PodError::Request { field, problem }));
+            self.check_user_namespaces(&handler)?;
         }
         if let Some(parent) = &spec.cgroup_parent {
             self.parts.cgroups.check_parent(parent).map_err(|error| {
@@ -193,6 +204,21 @@ impl Pods {
             })?;
         }
         Ok(handler)
+    }
+
+    /// Whether pods of this handler can have a user namespace here.
+    fn check_user_namespaces(&self, handler: &str) -> Result<(), Shared> {
+        let refuse = |reason: String| {
+            let handler = handler.to_owned();
+            Err(Arc::new(PodError::NoUserNamespaces { handler, reason }))
+        };
+        if let Err(reason) = &self.parts.mapped_rootfs {
+            return refuse(reason.clone());
+        }
+        if !self.containers().maps_mounts(handler) {
+            return refuse("the runtime reports no idmapped mounts (its `features`)".to_owned());
+        }
+        Ok(())
     }
 
     /// A second request for the same pod must ask for the same, of a pod that lives.
@@ -223,6 +249,10 @@ impl Pods {
             ipc: pinned(spec.ipc != NamespaceMode::Node, "ipc"),
             uts: pinned(spec.network != NamespaceMode::Node, "uts"),
             pid: pinned(record.pause.is_some(), "pid"),
+            user: spec
+                .user_namespace
+                .as_ref()
+                .map(|ids| Mapping { namespace: namespaces.join("user"), ids: ids.clone() }),
             resolv_conf: layout.pod_resolv_conf(&record.id),
             hostname_file: layout.pod_hostname(&record.id),
             shm: match spec.ipc {

@@ -123,7 +123,7 @@ pub async fn check(config: &Config) -> Report {
     privileges::look(&host, &mut report);
     runtime::look(config, &Inventory::take(&config.runtime).await, &mut report);
     network::look(config, &mut report);
-    storage::look(config, &host, &mut report);
+    storage::look(config, &mut report);
     image::look(config, &mut report);
     sockets::look(config, &mut report).await;
     report

@@ -3,8 +3,9 @@
 //! Does not know images: it gets directories, topmost layer first. Everything here blocks, and
 //! belongs into `spawn_blocking`.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,10 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::error::{Classify, Kind};
 use crate::sys::overlay::{self, Overlay};
+
+pub mod mapping;
+
+pub use mapping::Mapping;
 
 /// Mounts stacked on one target that an unmount removes: more than one is a leftover already.
 const MAX_STACKED: usize = 16;
@@ -32,6 +37,14 @@ pub enum RootfsError {
     #[error("look at layer {}", path.display())]
     Layer {
         /// The layer.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The user namespace that maps the layers could not be opened.
+    #[error("open user namespace {}", path.display())]
+    Namespace {
+        /// Its file.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -60,6 +73,7 @@ impl Classify for RootfsError {
     fn kind(&self) -> Kind {
         let (Self::Directory { source, .. }
         | Self::Layer { source, .. }
+        | Self::Namespace { source, .. }
         | Self::Mount { source, .. }
         | Self::Unmount { source, .. }) = self;
         match source.kind() {
@@ -87,6 +101,8 @@ pub struct RootfsDirs {
 pub struct RootfsOptions {
     /// SELinux label of every file in it; none = whatever the files have.
     pub selinux_label: Option<String>,
+    /// Whose files they are; none = as they are on disk.
+    pub mapping: Option<Mapping>,
 }
 
 /// Mounts `layers` (topmost first, possibly none) with a writable layer on top.
@@ -100,7 +116,8 @@ pub fn mount(
     dirs: &RootfsDirs,
     options: &RootfsOptions,
 ) -> Result<(), RootfsError> {
-    make_upper(&dirs.upper, layers.first().map(PathBuf::as_path))?;
+    let mapping = options.mapping.as_ref();
+    make_upper(&dirs.upper, layers.first().map(PathBuf::as_path), mapping)?;
     make_dir(&dirs.work, 0o700)?;
     make_dir(&dirs.target, 0o755)?;
     // A volatile mount leaves this behind and is refused where it is found. Within one boot, which
@@ -119,16 +136,21 @@ pub fn mount(
         upper: Some((&dirs.upper, &dirs.work)),
         target: &dirs.target,
         label: options.selinux_label.as_deref(),
+        mapped_by: None,
     };
-    mount_overlay(&overlay, layers.len())
+    mount_overlay(&overlay, layers.len(), mapping)
 }
 
 /// Mounts `layers` (topmost first, possibly none) read-only, without devices and set-user-id: an
-/// image as a volume.
+/// image as a volume, of files that are whose `mapping` says.
 ///
 /// # Errors
 /// [`RootfsError`]; nothing is mounted then.
-pub fn mount_readonly(layers: &[PathBuf], target: &Path) -> Result<(), RootfsError> {
+pub fn mount_readonly(
+    layers: &[PathBuf],
+    target: &Path,
+    mapping: Option<&Mapping>,
+) -> Result<(), RootfsError> {
     make_dir(target, 0o755)?;
     if layers.is_empty() {
         let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
@@ -145,7 +167,8 @@ pub fn mount_readonly(layers: &[PathBuf], target: &Path) -> Result<(), RootfsErr
     if let [_] = layers {
         lower.push(target.to_owned());
     }
-    mount_overlay(&Overlay { lower: &lower, upper: None, target, label: None }, layers.len())
+    let overlay = Overlay { lower: &lower, upper: None, target, label: None, mapped_by: None };
+    mount_overlay(&overlay, layers.len(), mapping)
 }
 
 /// Removes whatever is mounted on `target`; nothing there, or no such path, is success.
@@ -170,8 +193,18 @@ pub fn unmount(target: &Path) -> Result<(), RootfsError> {
     Err(RootfsError::Unmount { target: target.to_owned(), source: last.into() })
 }
 
-fn mount_overlay(overlay: &Overlay<'_>, layers: usize) -> Result<(), RootfsError> {
-    overlay::mount(overlay).map_err(|source| RootfsError::Mount {
+fn mount_overlay(
+    overlay: &Overlay<'_>,
+    layers: usize,
+    mapping: Option<&Mapping>,
+) -> Result<(), RootfsError> {
+    let open = |mapping: &Mapping| {
+        let path = &mapping.namespace;
+        File::open(path).map_err(|source| RootfsError::Namespace { path: path.clone(), source })
+    };
+    let namespace = mapping.map(open).transpose()?;
+    let mapped_by = namespace.as_ref().map(AsFd::as_fd);
+    overlay::mount(&Overlay { mapped_by, ..*overlay }).map_err(|source| RootfsError::Mount {
         layers,
         target: overlay.target.to_owned(),
         source,
@@ -179,7 +212,11 @@ fn mount_overlay(overlay: &Overlay<'_>, layers: usize) -> Result<(), RootfsError
 }
 
 /// The upper directory is what the container sees as `/`, so it takes after the image's.
-fn make_upper(upper: &Path, like: Option<&Path>) -> Result<(), RootfsError> {
+fn make_upper(
+    upper: &Path,
+    like: Option<&Path>,
+    mapping: Option<&Mapping>,
+) -> Result<(), RootfsError> {
     let refuse = |source| RootfsError::Directory { path: upper.to_owned(), source };
     if let Some(parent) = upper.parent() {
         make_dir(parent, 0o700)?;
@@ -196,6 +233,7 @@ fn make_upper(upper: &Path, like: Option<&Path>) -> Result<(), RootfsError> {
             (metadata.mode() & 0o7777, (metadata.uid(), metadata.gid()))
         }
     };
+    let owner = mapping.map_or(owner, |mapping| mapping.owner(owner));
     std::os::unix::fs::chown(upper, Some(owner.0), Some(owner.1)).map_err(refuse)?;
     fs::set_permissions(upper, Permissions::from_mode(mode)).map_err(refuse)
 }

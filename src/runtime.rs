@@ -1,5 +1,5 @@
 //! An OCI runtime as a program (runc, crun, youki, runsc): its command lines, and the commands that
-//! need no stdio of the container: start, kill, delete, state.
+//! need no stdio of the container: start, kill, update, delete, state.
 //!
 //! `create` and `exec` run under the monitor, which holds the stdio; only their command lines are
 //! made here. Every call has a deadline, after which the program's whole process group is killed.
@@ -12,6 +12,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
@@ -33,7 +34,7 @@ pub const CREATE_DEADLINE: Duration = Duration::from_secs(240);
 /// How long starting an exec may take before its own time begins.
 pub const EXEC_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long `start`, `kill`, `delete` and `state` may take.
+/// How long `start`, `kill`, `update`, `delete` and `state` may take.
 const SHORT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What is kept of a runtime's output, for the error message.
@@ -68,6 +69,14 @@ pub enum RuntimeError {
         /// Its own words.
         message: String,
     },
+    /// It was killed because what it worked on was gone.
+    #[error("{runtime} {command} was given up: the container has ended")]
+    GivenUp {
+        /// The handler's program name.
+        runtime: String,
+        /// What it was asked to do.
+        command: &'static str,
+    },
     /// It was killed because it took too long.
     #[error("{runtime} {command} took longer than {within:?}")]
     TimedOut {
@@ -84,6 +93,7 @@ impl Classify for RuntimeError {
     fn kind(&self) -> Kind {
         match self {
             Self::TimedOut { .. } => Kind::TimedOut,
+            Self::GivenUp { .. } => Kind::WrongState,
             Self::Spawn { .. } | Self::Failed { .. } => Kind::Unavailable,
         }
     }
@@ -109,8 +119,8 @@ pub struct Runtime {
     /// Global options: `--root`, those of the configuration, the cgroup driver's.
     global: Vec<OsString>,
     root: PathBuf,
-    /// What it says it can do.
-    pub features: Features,
+    /// What it says it can do, as last asked.
+    features: ArcSwap<Features>,
     /// A runtime's start-up is bound by the CPU: more at a time only makes each slower.
     slots: Arc<Semaphore>,
 }
@@ -128,7 +138,18 @@ impl Runtime {
         if systemd_cgroup == SystemdCgroup::Yes {
             global.push("--systemd-cgroup".into());
         }
+        let features = ArcSwap::from_pointee(features);
         Self { program: handler.path.clone(), global, root: handler.root.clone(), features, slots }
+    }
+
+    /// What it says it can do.
+    pub fn features(&self) -> Arc<Features> {
+        self.features.load_full()
+    }
+
+    /// Takes what it says now: its program may have been replaced.
+    pub fn learn(&self, features: Features) {
+        self.features.store(Arc::new(features));
     }
 
     /// The program's file name, for messages.
@@ -175,6 +196,19 @@ impl Runtime {
     /// Sends a signal, by number, to the container's first process.
     pub async fn kill(&self, id: &ContainerId, signal: u8) -> Result<(), RuntimeError> {
         self.run("kill", None, &[id.to_string().into(), signal.to_string().into()]).await.map(drop)
+    }
+
+    /// Changes the container's limits to those in `file` (OCI `linux.resources`), unless `ended`
+    /// comes first: the container's end.
+    pub async fn update(
+        &self,
+        id: &ContainerId,
+        file: &Path,
+        ended: impl Future<Output = ()>,
+    ) -> Result<(), RuntimeError> {
+        let file = file.as_os_str().to_owned();
+        let arguments = ["--resources".into(), file, id.to_string().into()];
+        self.run_until("update", None, &arguments, ended).await.map(drop)
     }
 
     /// Forgets the container, killing what is left of it. One that it does not know is fine.
@@ -229,6 +263,16 @@ impl Runtime {
         bundle: Option<&Path>,
         arguments: &[OsString],
     ) -> Result<Vec<u8>, RuntimeError> {
+        self.run_until(command, bundle, arguments, std::future::pending()).await
+    }
+
+    async fn run_until(
+        &self,
+        command: &'static str,
+        bundle: Option<&Path>,
+        arguments: &[OsString],
+        pointless: impl Future<Output = ()>,
+    ) -> Result<Vec<u8>, RuntimeError> {
         let mut call = Command::new(&self.program);
         call.args(&self.global).arg(command).args(arguments);
         call.env_clear().envs(ENVIRONMENT);
@@ -244,19 +288,24 @@ impl Runtime {
             let (stdout, stderr) = tokio::join!(head(stdout), head(stderr));
             status.map(|status| (status, stdout, stderr))
         };
-        match tokio::time::timeout(SHORT_DEADLINE, finished).await {
-            Ok(Ok((status, stdout, stderr))) => {
-                self.judge(command, status, &stderr).map(|()| stdout)
-            }
-            Ok(Err(source)) => Err(spawn(source)),
-            Err(_) => {
-                if let Some(group) = group {
-                    kill_process_group(group, Signal::KILL).ok();
+        let runtime = self.name();
+        let given_up = tokio::select! {
+            biased;
+            finished = finished => return match finished {
+                Ok((status, stdout, stderr)) => {
+                    self.judge(command, status, &stderr).map(|()| stdout)
                 }
-                let runtime = self.name();
-                Err(RuntimeError::TimedOut { runtime, command, within: SHORT_DEADLINE })
+                Err(source) => Err(spawn(source)),
+            },
+            () = tokio::time::sleep(SHORT_DEADLINE) => {
+                RuntimeError::TimedOut { runtime, command, within: SHORT_DEADLINE }
             }
+            () = pointless => RuntimeError::GivenUp { runtime, command },
+        };
+        if let Some(group) = group {
+            kill_process_group(group, Signal::KILL).ok();
         }
+        Err(given_up)
     }
 
     fn judge(

@@ -1,96 +1,246 @@
-//! Space taken by containers' writable layers, sampled in the background: no request walks a
-//! directory or waits for a disk.
+//! What pods and containers use: sampled in the background, read from memory.
+//!
+//! One task looks at every running container and every pod that is ready, about once a second while
+//! there are any, through descriptors that it keeps. A request reads what was sampled last: it walks
+//! no directory, opens no file of a group and waits for no container. What vanishes between two
+//! looks is left out. Each sample has a time of its own, taken right before its counters are read.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::Notify;
+
+use crate::cgroup::{Cgroups, relative_path};
+use crate::container::state::State as ContainerState;
+use crate::container::{ContainerRecord, Containers};
+use crate::host;
+use crate::ids::{ContainerId, PodId};
+use crate::path::Layout;
+use crate::pod::state::State as PodState;
+use crate::pod::{PodRecord, Pods};
 use crate::steps::blocking;
 
-/// Between two samples. The kubelet evicts by a threshold it looks at every ten seconds, but asks
-/// the file system itself for free space; this figure only tells what is ours.
-const PERIOD: Duration = Duration::from_secs(60);
+mod container;
+mod devices;
+pub mod metrics;
+pub mod network;
+mod pod;
+pub mod processes;
+mod rate;
+mod writable;
 
-/// Entries looked at in one sample. A layer of more is counted as far as this.
-const MAX_ENTRIES: u64 = 2_000_000;
+pub use container::ContainerSample;
+pub use network::Interface;
+pub use pod::PodSample;
+pub use writable::{LayerUsage, Room, Usage, WritableLayers};
 
-/// Space on a file system.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// A directory on it.
-    pub mountpoint: PathBuf,
-    /// Bytes on disk.
-    pub used_bytes: u64,
-    /// Inodes.
-    pub inodes_used: u64,
-    /// When it was measured.
-    pub at: SystemTime,
+use container::ContainerSource;
+use pod::PodSource;
+
+/// Between two looks. Less than the second after which `crictl stats` looks again and takes a sample
+/// with the same time for an error.
+const PERIOD: Duration = Duration::from_millis(800);
+
+/// Without pods the sampler waits to be told of one; this often it looks all the same.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What the sampler looks at.
+pub struct Parts {
+    /// Pods.
+    pub pods: Pods,
+    /// Containers.
+    pub containers: Containers,
+    /// Names of control groups.
+    pub cgroups: Cgroups,
+    /// Where control groups are mounted.
+    pub mounted: host::Cgroups,
+    /// Where namespaces are pinned.
+    pub layout: Layout,
+    /// Writable layers.
+    pub layers: WritableLayers,
 }
 
-/// The writable layers of all containers.
-#[derive(Clone, Debug)]
-pub struct WritableLayers(Arc<Mutex<Usage>>);
+/// The last samples. A cheap clone.
+#[derive(Clone)]
+pub struct Stats(Arc<Shared>);
 
-impl WritableLayers {
-    /// Those in `dir`, not measured yet.
-    pub fn new(dir: PathBuf) -> Self {
-        let usage = Usage { mountpoint: dir, used_bytes: 0, inodes_used: 0, at: SystemTime::now() };
-        Self(Arc::new(Mutex::new(usage)))
+struct Shared {
+    parts: Parts,
+    table: Mutex<Table>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Table {
+    containers: HashMap<ContainerId, Entry<ContainerSource, ContainerSample>>,
+    pods: HashMap<PodId, Entry<PodSource, PodSample>>,
+}
+
+/// Where samples of one object come from, and the last one. The table's lock is never held while a
+/// source is read.
+struct Entry<Source, Sample> {
+    source: Arc<Mutex<Source>>,
+    sample: Option<Arc<Sample>>,
+}
+
+impl Stats {
+    /// No samples yet.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Shared { parts, table: Mutex::default(), wake: Notify::new() }))
     }
 
-    /// What was measured last.
-    pub fn usage(&self) -> Usage {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Measures again and again, for as long as the daemon lives.
+    /// Samples again and again, for as long as the daemon lives.
     pub async fn sample(self) {
         loop {
-            let dir = self.usage().mountpoint;
-            let measured = blocking(move || measure(dir)).await;
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = measured;
-            tokio::time::sleep(PERIOD).await;
+            let shared = self.0.clone();
+            let seen = blocking(move || shared.look_at_all()).await;
+            match seen {
+                0 => drop(tokio::time::timeout(IDLE, self.0.wake.notified()).await),
+                _ => tokio::time::sleep(PERIOD).await,
+            }
         }
+    }
+
+    /// Takes the first samples of a container that was started, so that there are some from the
+    /// beginning.
+    pub async fn container_started(&self, record: Arc<ContainerRecord>) {
+        let shared = self.0.clone();
+        blocking(move || {
+            shared.look_at_container(&record);
+            shared.parts.layers.measure_first(&record.id);
+        })
+        .await;
+    }
+
+    /// Takes the first sample of a pod that was made.
+    pub async fn pod_started(&self, record: Arc<PodRecord>) {
+        let shared = self.0.clone();
+        blocking(move || {
+            let group =
+                shared.groups_of_their_own(std::slice::from_ref(&record)).remove(&record.id);
+            shared.look_at_pod(&record, group);
+        })
+        .await;
+        self.0.wake.notify_one();
+    }
+
+    /// The last sample of a running container.
+    pub fn container(&self, id: &ContainerId) -> Option<Arc<ContainerSample>> {
+        self.0.lock().containers.get(id)?.sample.clone()
+    }
+
+    /// The last sample of a pod.
+    pub fn pod(&self, id: &PodId) -> Option<Arc<PodSample>> {
+        self.0.lock().pods.get(id)?.sample.clone()
+    }
+
+    /// What a container's writable layer takes.
+    pub fn layer(&self, id: &ContainerId) -> Option<LayerUsage> {
+        self.0.parts.layers.layer(id)
+    }
+
+    /// The directory of all writable layers.
+    pub fn layers_dir(&self) -> &Path {
+        self.0.parts.layers.dir()
+    }
+
+    /// The file system of all writable layers.
+    pub fn room(&self) -> Room {
+        self.0.parts.layers.room()
     }
 }
 
-fn measure(dir: PathBuf) -> Usage {
-    let mut usage = Usage { mountpoint: dir, used_bytes: 0, inodes_used: 0, at: SystemTime::now() };
-    let mut waiting = vec![usage.mountpoint.clone()];
-    while let Some(dir) = waiting.pop() {
-        add(&dir, &mut usage, &mut waiting);
+impl Shared {
+    /// Returns how many objects there are. Blocks.
+    fn look_at_all(&self) -> usize {
+        let containers: Vec<_> =
+            self.parts.containers.list().into_iter().filter(|c| is_running(c)).collect();
+        for record in &containers {
+            self.look_at_container(record);
+        }
+        let running: HashSet<_> = containers.iter().map(|record| record.id).collect();
+        let pods = self.ready_pods();
+        let ready: HashSet<_> = pods.iter().map(|record| record.id).collect();
+        // A kept descriptor of its network keeps a pod's namespace alive, so this comes first.
+        {
+            let mut table = self.lock();
+            table.containers.retain(|id, _| running.contains(id));
+            table.pods.retain(|id, _| ready.contains(id));
+        }
+        let mut groups = self.groups_of_their_own(&pods);
+        for record in &pods {
+            self.look_at_pod(record, groups.remove(&record.id));
+        }
+        containers.len() + pods.len()
     }
-    usage
+
+    fn ready_pods(&self) -> Vec<Arc<PodRecord>> {
+        let pods = self.parts.pods.list().into_iter();
+        pods.filter(|record| record.state == PodState::Ready).collect()
+    }
+
+    fn look_at_container(&self, record: &ContainerRecord) {
+        let known = self.lock().containers.get(&record.id).map(|entry| entry.source.clone());
+        let source = known.unwrap_or_else(|| {
+            let group = relative_path(&record.cgroup);
+            Arc::new(Mutex::new(ContainerSource::open(&self.parts.mounted, &group)))
+        });
+        let sample = lock(&source).sample(record).map(Arc::new);
+        let mut table = self.lock();
+        match sample {
+            Some(_) => drop(table.containers.insert(record.id, Entry { source, sample })),
+            // Its group is gone: it has just ended.
+            None => drop(table.containers.remove(&record.id)),
+        }
+    }
+
+    fn look_at_pod(&self, record: &PodRecord, group: Option<PathBuf>) {
+        let known = self.lock().pods.get(&record.id).map(|entry| entry.source.clone());
+        let source = known.unwrap_or_else(|| {
+            let namespace = self.parts.layout.pod_namespaces(&record.id).join("net");
+            Arc::new(Mutex::new(PodSource::open(record, &namespace)))
+        });
+        let containers = self.samples_of(record.id);
+        let sample = lock(&source).sample(&self.parts.mounted, group, &containers);
+        self.lock().pods.insert(record.id, Entry { source, sample: Some(Arc::new(sample)) });
+    }
+
+    fn samples_of(&self, pod: PodId) -> Vec<Arc<ContainerSample>> {
+        let table = self.lock();
+        let samples = table.containers.values().filter_map(|entry| entry.sample.clone());
+        samples.filter(|sample| sample.pod == pod).collect()
+    }
+
+    /// The parent groups that one pod alone names: Kubernetes makes one for every pod. Several pods
+    /// of people who use crictl may share one, which then says nothing of any of them.
+    fn groups_of_their_own(&self, pods: &[Arc<PodRecord>]) -> HashMap<PodId, PathBuf> {
+        let parent = |record: &PodRecord| {
+            let named = record.spec.cgroup_parent.as_deref()?;
+            let name = self.parts.cgroups.pod(Some(named), &record.id);
+            Some(relative_path(&name).parent()?.to_owned())
+        };
+        let mut named: HashMap<PathBuf, usize> = HashMap::new();
+        for group in self.ready_pods().iter().filter_map(|record| parent(record)) {
+            *named.entry(group).or_default() += 1;
+        }
+        let alone = |record: &Arc<PodRecord>| {
+            let group = parent(record).filter(|group| named.get(group) == Some(&1))?;
+            Some((record.id, group))
+        };
+        pods.iter().filter_map(alone).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
+    }
 }
 
-fn add(dir: &Path, usage: &mut Usage, waiting: &mut Vec<PathBuf>) {
-    // What goes while it is looked at is not there.
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if usage.inodes_used >= MAX_ENTRIES {
-            return;
-        }
-        let Ok(found) = entry.metadata() else { continue };
-        usage.inodes_used += 1;
-        usage.used_bytes += found.blocks() * 512; // stat(2): always of 512 bytes
-        if found.is_dir() {
-            waiting.push(entry.path());
-        }
-    }
+fn is_running(record: &ContainerRecord) -> bool {
+    matches!(record.state, ContainerState::Running | ContainerState::Stopping)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_in_all_depths_are_counted() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        fs::create_dir_all(dir.path().join("a/b")).expect("directories");
-        fs::write(dir.path().join("a/b/file"), vec![1; 8192]).expect("a file");
-        let usage = measure(dir.path().to_owned());
-        assert_eq!(usage.inodes_used, 3);
-        assert!(usage.used_bytes >= 8192, "{usage:?}");
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,7 +3,9 @@
 #![allow(unsafe_code)]
 
 pub mod foreign;
+pub mod idmap;
 pub mod in_root;
+pub mod kept;
 pub mod namespaces;
 pub mod overlay;
 pub mod pass_fds;
@@ -12,3 +14,4 @@ pub mod readiness;
 pub mod real_path;
 pub mod sysctl;
 pub mod tmpfs;
+pub mod user_namespace;

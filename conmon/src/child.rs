@@ -10,10 +10,13 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use conmon::Owner;
+use rustix::fs::{FileType, Gid, Uid};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
 use crate::{procfs, sys};
@@ -60,29 +63,49 @@ pub(crate) struct Ended {
 
 /// The standard streams of a program to be started.
 pub(crate) struct Streams {
-    pub(crate) stdin: Stdio,
-    pub(crate) stdout: Stdio,
-    pub(crate) stderr: Stdio,
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+impl Streams {
+    /// Gives pipes and sockets to somebody. Anything else has a name on the node and stays whose it
+    /// is: a container's root must never become the owner of the node's /dev/null.
+    fn give_to(&self, owner: Owner) -> io::Result<()> {
+        for stream in [&self.stdin, &self.stdout, &self.stderr] {
+            let kind = FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode);
+            if matches!(kind, FileType::Fifo | FileType::Socket) {
+                let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+                rustix::fs::fchown(stream, Some(uid), Some(gid))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Starts programs that inherit nothing the monitor has set for itself.
 pub(crate) struct Spawner {
     /// What children get back, if the monitor could change its own.
     oom_score_adj: Option<i32>,
+    /// Who gets their standard streams; none = they stay root's.
+    owner: Option<Owner>,
 }
 
 impl Spawner {
     /// Protects the monitor from the OOM killer as far as this host allows: lowering the score
     /// takes CAP_SYS_RESOURCE.
-    pub(crate) fn new() -> Spawner {
+    pub(crate) fn new(owner: Option<Owner>) -> Spawner {
         let before = procfs::oom_score_adj().ok();
         let lowered = procfs::set_oom_score_adj(&OOM_SCORE_ADJ.to_string()).is_ok();
-        Spawner { oom_score_adj: before.filter(|_| lowered) }
+        Spawner { oom_score_adj: before.filter(|_| lowered), owner }
     }
 
     /// Starts a program in a process group of its own and returns its pid.
     pub(crate) fn start<A: AsRef<OsStr>>(&self, argv: &[A], streams: Streams) -> io::Result<i32> {
         let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        if let Some(owner) = self.owner {
+            streams.give_to(owner)?;
+        }
         let mut command = Command::new(program.as_ref());
         command.args(arguments).process_group(0);
         command.stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);

@@ -101,7 +101,7 @@ impl Execs {
             return Err(format!("more than {MAX_EXECS} execs at one time"));
         }
         let argv: Vec<&OsStr> = order.argv.iter().map(|a| OsStr::from_bytes(a)).collect();
-        let [stdin, stdout, stderr] = order.fds.map(Into::into);
+        let [stdin, stdout, stderr] = order.fds;
         let program = spawner
             .start(&argv, Streams { stdin, stdout, stderr })
             .tried(|| format!("start {}", argv[0].display()))

@@ -1,7 +1,7 @@
 //! The command line that starts a monitor.
 //!
 //! ```text
-//! conmon run --dir D --id ID [--log P] [--terminal] [--stdin] [--stdin-once]
+//! conmon run --dir D --id ID [--log P] [--terminal] [--stdin] [--stdin-once] [--owner UID:GID]
 //!            --create-timeout-ms N -- RUNTIME ARGS...
 //! ```
 //!
@@ -34,11 +34,38 @@ pub struct Launch {
     pub stdin: bool,
     /// The standard input is closed when the first client that attached to it leaves.
     pub stdin_once: bool,
+    /// Who owns the standard streams of the container and of what is started in it; none = root.
+    /// With a user namespace its root, who could not open `/dev/stdout` of another's again.
+    pub owner: Option<Owner>,
     /// How long the runtime program may take to create the container.
     pub create_timeout: Duration,
     /// The whole command line of the runtime's `create`: with `--pid-file DIR/pid`, and with
     /// `--console-socket DIR/console.sock` if `terminal`. The program's path is absolute.
     pub runtime: Vec<OsString>,
+}
+
+/// A user and a group by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+}
+
+impl Owner {
+    /// Reads `UID:GID`. -1 is no id: it means "leave as it is" to chown(2) and setresuid(2).
+    pub fn parse(text: &str) -> Option<Owner> {
+        let (uid, gid) = text.split_once(':')?;
+        let id = |text: &str| text.parse().ok().filter(|id| *id != u32::MAX);
+        Some(Owner { uid: id(uid)?, gid: id(gid)? })
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.uid, self.gid)
+    }
 }
 
 impl Launch {
@@ -56,6 +83,9 @@ impl Launch {
             (self.stdin_once, "--stdin-once"),
         ];
         args.extend(switches.iter().filter(|(on, _)| *on).map(|(_, name)| OsString::from(name)));
+        if let Some(owner) = self.owner {
+            args.extend(["--owner".into(), owner.to_string().into()]);
+        }
         args.push("--create-timeout-ms".into());
         args.push(self.create_timeout.as_millis().to_string().into());
         args.push("--".into());
@@ -91,6 +121,7 @@ struct Draft {
     terminal: Option<()>,
     stdin: Option<()>,
     stdin_once: Option<()>,
+    owner: Option<Owner>,
     create_timeout: Option<Duration>,
 }
 
@@ -111,6 +142,10 @@ impl Draft {
             b"--terminal" => set(&mut self.terminal, "--terminal", ()),
             b"--stdin" => set(&mut self.stdin, "--stdin", ()),
             b"--stdin-once" => set(&mut self.stdin_once, "--stdin-once", ()),
+            b"--owner" => {
+                let owner = value("--owner", rest)?.to_str().and_then(Owner::parse);
+                set(&mut self.owner, "--owner", owner.ok_or(LaunchError::Value("--owner"))?)
+            }
             b"--create-timeout-ms" => {
                 let name = "--create-timeout-ms";
                 let millis = value(name, rest)?.to_str().and_then(|text| text.parse().ok());
@@ -133,6 +168,7 @@ impl Draft {
             terminal: self.terminal.is_some(),
             stdin: self.stdin.is_some(),
             stdin_once: self.stdin_once.is_some(),
+            owner: self.owner,
             create_timeout: self
                 .create_timeout
                 .ok_or(LaunchError::Missing("--create-timeout-ms"))?,

@@ -32,7 +32,7 @@ pub mod launch;
 pub mod wire;
 
 pub use exit_record::{Exit, ExitParseError};
-pub use launch::{Launch, LaunchError};
+pub use launch::{Launch, LaunchError, Owner};
 pub use wire::{Reply, Request, WireError};
 
 /// The control socket in the monitor directory, a `SOCK_STREAM` unix socket of mode 0600.

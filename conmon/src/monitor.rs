@@ -102,7 +102,7 @@ impl Monitor {
         let mut attach = Attach::bind(dir.as_fd(), once, &poller)?;
         let control = Control::bind(dir.as_fd(), &poller)?;
         let log = Log::open(launch.log.as_deref())?;
-        let spawner = Spawner::new();
+        let spawner = Spawner::new(launch.owner);
         let stdin = if launch.stdin { Stdin::Open } else { Stdin::Null };
         let (console, (stdio, input, streams)) = if launch.terminal {
             (Some(Console::bind(dir.as_fd(), &poller)?), Stdio::terminal(stdin, &poller)?)

@@ -1,13 +1,20 @@
 //! `conmon pause`: makes a pid namespace that outlives every container in it, and pins it.
 //!
 //! ```text
-//!  conmon pause --pin FILE [--join-net FILE] [--join-ipc FILE] [--join-uts FILE] [--user UID:GID]
+//!  conmon pause --pin FILE [--join-user FILE] [--join-net FILE] [--join-ipc FILE] [--join-uts FILE]
+//!               [--user UID:GID]
 //! ```
 //!
-//! A pid namespace lives as long as its first process (pid_namespaces(7)). That process is a fork
-//! of this one, locked in by `pause/first.rs`. This one waits until it is, binds its namespace onto
-//! FILE, prints `PID START_TIME` and exits 0. On any failure it kills the child, takes the mount
-//! back, says why on standard error and exits 1.
+//! A pid namespace lives as long as its first process (pid_namespaces(7)). That process is locked in
+//! by `pause/first.rs`. This one waits until it is, binds its namespace onto FILE, prints
+//! `PID START_TIME` and exits 0. On any failure it kills the first process, takes the mount back,
+//! says why on standard error and exits 1.
+//!
+//! ```text
+//!  this one ──fork──► between: joins namespaces, makes the pid namespace ──fork──► first
+//!     │ binds on the node, which the user namespace could not                        │
+//!     ◄───────────────────────────── READY, then STAY ───────────────────────────────►
+//! ```
 //!
 //! Both run the program through a read-only mount of its file: containers of the pod see the first
 //! process, and one that may look into it must not reach a writable monitor through /proc/1/exe.
@@ -30,6 +37,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use crate::fault::{Fault, Tried, complain};
 use crate::sys::{self, Fork};
 use crate::{USAGE, procfs};
+use conmon::Owner;
 
 mod first;
 
@@ -51,8 +59,8 @@ struct Order {
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let Some(order) = Order::parse(args.iter()) else {
         complain(format_args!(
-            "usage: conmon pause --pin FILE [--join-net FILE] [--join-ipc FILE] [--join-uts FILE] \
-             [--user UID:GID]"
+            "usage: conmon pause --pin FILE [--join-user FILE] [--join-net FILE] [--join-ipc FILE] \
+             [--join-uts FILE] [--user UID:GID]"
         ));
         return ExitCode::from(USAGE);
     };
@@ -92,6 +100,8 @@ impl Order {
             let value = args.next().filter(|value| !value.is_empty())?;
             match option.to_str()? {
                 "--pin" => order.pin = value.into(),
+                // First, wherever it stands: the others may belong to it.
+                "--join-user" => order.join.insert(0, (LinkNameSpaceType::User, value.into())),
                 "--join-net" => order.join.push((LinkNameSpaceType::Network, value.into())),
                 "--join-ipc" => {
                     order.join.push((LinkNameSpaceType::InterProcessCommunication, value.into()));
@@ -100,10 +110,8 @@ impl Order {
                     order.join.push((LinkNameSpaceType::HostNameAndNISDomainName, value.into()));
                 }
                 "--user" => {
-                    let (user, group) = value.to_str()?.split_once(':')?;
-                    // -1 means "leave as it is" to setresuid(2).
-                    let valid = |id: &str| id.parse().ok().filter(|id| *id != u32::MAX);
-                    (order.user, order.group) = (valid(user)?, valid(group)?);
+                    let Owner { uid, gid } = Owner::parse(value.to_str()?)?;
+                    (order.user, order.group) = (uid, gid);
                 }
                 _ => return None,
             }
@@ -112,26 +120,30 @@ impl Order {
     }
 
     fn pin(&self) -> Result<(), Fault> {
+        let mut join = Vec::new();
         for (kind, path) in &self.join {
-            let tried = || format!("join the namespace {}", path.display());
-            let namespace = File::open(path).tried(tried)?;
-            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(*kind))
-                .tried(tried)?;
+            let tried = || format!("open the namespace {}", path.display());
+            join.push((*kind, path.as_path(), File::open(path).tried(tried)?));
         }
         let pin = PinFile::create(&self.pin)?;
-        sys::unshare(UnshareFlags::NEWPID).tried(|| "make a pid namespace".to_owned())?;
         let pipes = || "make a pipe".to_owned();
         let (says, to_parent) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).tried(pipes)?;
         let (from_parent, tell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).tried(pipes)?;
+        let (reports, report) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).tried(pipes)?;
+        // The first process becomes a child of this one, so that its number cannot be another's.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .tried(|| "become a subreaper".to_owned())?;
         match sys::fork().tried(|| "fork".to_owned())? {
             Fork::Child => {
-                drop((says, tell));
+                drop((says, tell, reports));
                 std::mem::forget(pin);
-                first::run(self.user, self.group, to_parent, from_parent)
+                let first =
+                    first::Role { user: self.user, group: self.group, to_parent, from_parent };
+                between(&join, first, File::from(report))
             }
             Fork::Parent { child } => {
-                drop((to_parent, from_parent));
-                let first = First { pid: child, kept: false };
+                drop((to_parent, from_parent, report));
+                let first = First::of(child, File::from(reports))?;
                 self.pin_child(pin, first, says, tell)
             }
         }
@@ -163,10 +175,50 @@ impl Order {
     }
 }
 
-/// The child; killed when dropped, unless it is to stay.
+/// The process between: enters the namespaces, makes the new one, forks the first process in it,
+/// reports its pid as the node knows it (or why there is none) and ends.
+fn between(join: &[(LinkNameSpaceType, &Path, File)], first: first::Role, mut report: File) -> ! {
+    let forked = join
+        .iter()
+        .try_for_each(|(kind, path, namespace)| {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(*kind))
+                .tried(|| format!("join the namespace {}", path.display()))
+        })
+        .and_then(|()| {
+            sys::unshare(UnshareFlags::NEWPID).tried(|| "make a pid namespace".to_owned())
+        })
+        .and_then(|()| sys::fork().tried(|| "fork in the pid namespace".to_owned()));
+    let said = match forked {
+        Ok(Fork::Child) => {
+            drop(report);
+            first::run(first)
+        }
+        Ok(Fork::Parent { child }) => Pid::as_raw(Some(child)).to_string(),
+        Err(fault) => fault.chain(),
+    };
+    // Whoever reads it learns of the end by the end of the pipe.
+    report.write_all(said.as_bytes()).ok();
+    std::process::exit(0)
+}
+
+/// The first process; killed when dropped, unless it is to stay.
 struct First {
     pid: Pid,
     kept: bool,
+}
+
+impl First {
+    /// As reported by the process between, which is waited for.
+    fn of(between: Pid, mut reports: File) -> Result<First, Fault> {
+        let mut said = String::new();
+        let heard = reports.read_to_string(&mut said);
+        rustix::process::waitpid(Some(between), WaitOptions::empty()).ok();
+        heard.tried(|| "hear the process between".to_owned())?;
+        match said.parse().ok().and_then(Pid::from_raw) {
+            Some(pid) => Ok(First { pid, kept: false }),
+            None => Err(io::Error::other(said)).tried(|| "start the first process".to_owned()),
+        }
+    }
 }
 
 impl Drop for First {
@@ -238,6 +290,8 @@ mod tests {
             (LinkNameSpaceType::Network, PathBuf::from("/n")),
         ];
         assert_eq!(order, Some(Order { pin: "/p".into(), join, user: 7, group: 8 }));
+        let order = parse("--pin /p --join-net /n --join-user /u").unwrap();
+        assert_eq!(order.join[0], (LinkNameSpaceType::User, PathBuf::from("/u")));
         let order = parse("--pin /p");
         let join = Vec::new();
         assert_eq!(order, Some(Order { pin: "/p".into(), join, user: NO_ONE, group: NO_ONE }));
@@ -253,7 +307,7 @@ mod tests {
             "--pin /p --user 7",
             "--pin /p --user 4294967295:1",
             "--pin /p --user -1:1",
-            "--pin /p --join-user /u",
+            "--pin /p --join-cgroup /c",
         ];
         for line in wrong {
             assert_eq!(parse(line), None, "{line}");

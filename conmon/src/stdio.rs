@@ -6,7 +6,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -134,14 +133,13 @@ impl Stdio {
             Stdin::Open => {
                 let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).tried(tried)?;
                 set_nonblocking(&write).tried(tried)?;
-                (Input::pipe(write), process::Stdio::from(read))
+                (Input::pipe(write), read)
             }
-            Stdin::Null => (Input::closed(), ended().tried(tried)?.into()),
+            Stdin::Null => (Input::closed(), ended().tried(tried)?),
         };
         let stdout = stdio.open_pipe(Channel::Stdout, poller).tried(tried)?;
         let stderr = stdio.open_pipe(Channel::Stderr, poller).tried(tried)?;
-        let streams = Streams { stdin, stdout: stdout.into(), stderr: stderr.into() };
-        Ok((stdio, input, streams))
+        Ok((stdio, input, Streams { stdin, stdout, stderr }))
     }
 
     /// Makes what the runtime program needs to create a container with a terminal.
@@ -157,9 +155,8 @@ impl Stdio {
             Stdin::Open => Input::awaited(),
             Stdin::Null => Input::closed(),
         };
-        let stdin = ended().tried(tried)?.into();
-        let streams = Streams { stdin, stdout: stdout.into(), stderr: stderr.into() };
-        Ok((stdio, input, streams))
+        let stdin = ended().tried(tried)?;
+        Ok((stdio, input, Streams { stdin, stdout, stderr }))
     }
 
     fn new() -> Stdio {

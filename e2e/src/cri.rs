@@ -15,6 +15,11 @@ use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+mod events;
+mod stats;
+
+pub use events::Events;
+
 /// Longest a call may take: the kubelet's own limit.
 const LIMIT: Duration = Duration::from_secs(120);
 /// The kubelet accepts and sends messages up to this size.
@@ -145,6 +150,30 @@ calls! { pods:
     attach_url_rpc, attach(AttachRequest) -> AttachResponse;
     /// PortForward.
     port_forward_url_rpc, port_forward(PortForwardRequest) -> PortForwardResponse;
+    /// ContainerStats.
+    container_stats_rpc, container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
+    /// ListContainerStats.
+    list_container_stats_rpc,
+        list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
+    /// PodSandboxStats.
+    pod_stats_rpc, pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
+    /// ListPodSandboxStats.
+    list_pod_stats_rpc,
+        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
+    /// ListMetricDescriptors.
+    descriptors_rpc,
+        list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
+    /// ListPodSandboxMetrics.
+    list_pod_metrics_rpc,
+        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
+    /// UpdateContainerResources.
+    update_rpc, update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
+    /// UpdatePodSandboxResources.
+    update_pod_rpc, update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
+    /// UpdateRuntimeConfig.
+    update_config_rpc, update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
+    /// RuntimeConfig.
+    config_rpc, runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
 }
 
 calls! { images:
@@ -287,6 +316,19 @@ impl Cri {
     /// With the daemon's status.
     pub fn containers(&self) -> Answer<Vec<pb::Container>> {
         Ok(self.list_rpc(pb::ListContainersRequest::default())?.containers)
+    }
+
+    /// Changes a container's limits.
+    ///
+    /// # Errors
+    /// With the daemon's status.
+    pub fn update(&self, container: &str, linux: pb::LinuxContainerResources) -> Answer<()> {
+        self.update_rpc(pb::UpdateContainerResourcesRequest {
+            container_id: container.to_owned(),
+            linux: Some(linux),
+            ..Default::default()
+        })?;
+        Ok(())
     }
 
     /// Runs a command in a container, for at most 30 seconds.

@@ -16,8 +16,7 @@ const PATIENCE: u32 = 60;
 /// # Errors
 /// If crictl is missing or hangs; a failing crictl is no error.
 pub fn crictl(socket: &Path, args: &[&str]) -> Result<Said> {
-    let mut command = command(socket, args)?;
-    run(&mut command).with_context(|| format!("crictl {}", args.join(" ")))
+    run(&mut command(socket, args)?).with_context(|| format!("crictl {}", args.join(" ")))
 }
 
 /// The same with `input` as its standard input.
@@ -29,7 +28,7 @@ pub fn crictl_with_input(socket: &Path, args: &[&str], input: &[u8]) -> Result<S
     run_with_input(&mut command, input).with_context(|| format!("crictl {}", args.join(" ")))
 }
 
-/// `crictl ARGS`, pointed at the daemon that listens on `socket`.
+/// `crictl ARGS` against the daemon that listens on `socket`, not started yet.
 ///
 /// # Errors
 /// If crictl is missing.

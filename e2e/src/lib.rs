@@ -16,6 +16,7 @@ pub mod liar;
 pub mod log;
 pub mod node;
 pub mod program;
+pub mod raw;
 pub mod registry;
 pub mod request;
 pub mod runner;

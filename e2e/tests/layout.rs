@@ -215,9 +215,11 @@ fn top_level(list: &str) -> Vec<&str> {
 const TOP: &[&str] = &["main", "lib", "cli", "daemon", "logging", "preflight"];
 const EDGE: &[&str] = &["cri", "stream"];
 const CORE: &[&str] = &["pod", "container", "image", "stats", "health"];
-const HANDS: &[&str] = &["network", "monitor", "runtime", "rootfs", "cgroup"];
-const BASE: &[&str] =
-    &["registry", "record", "undo", "steps", "metrics", "config", "host", "ids", "path", "error"];
+const HANDS: &[&str] = &["network", "monitor", "runtime", "rootfs", "cgroup", "apparmor"];
+const BASE: &[&str] = &[
+    "registry", "record", "undo", "steps", "events", "metrics", "config", "host", "ids", "path",
+    "error",
+];
 const SYS: &[&str] = &["sys"];
 
 /// What a module may name besides itself.

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Makes a machine ready for `make run`, `make test` and `make bench`: setup.sh CACHE
 #
-# Idempotent. Installs by package name what is missing and nothing else; builds crictl from the
-# module pinned beside this file. What it cannot provide itself it names in one line.
+# Idempotent. Installs by package name what is missing and nothing else; builds crictl, critest and a
+# current runc from the modules pinned beside this file. What it cannot provide itself it names in
+# one line.
 set -euo pipefail
 
 cache=$1
 here=$(cd "$(dirname "$0")" && pwd)
 packages=(gcc libc6-dev openssl runc crun containernetworking-plugins docker-registry skopeo umoci iproute2 iptables
-    nftables)
+    nftables libseccomp-dev pkg-config)
 
 fail() {
     echo "crisol: $1" >&2
@@ -20,7 +21,7 @@ fail() {
 command -v cargo >/dev/null ||
     fail "needs Rust 1.95 or newer (cargo): get it from https://rustup.rs and put ~/.cargo/bin into PATH"
 command -v go >/dev/null ||
-    fail "needs Go 1.26 or newer to build crictl: get it from https://go.dev/dl and put its bin into PATH"
+    fail "needs Go 1.26 or newer to build crictl, critest and runc: get it from https://go.dev/dl and put its bin into PATH"
 command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
     fail "needs Debian 12 (apt-get): elsewhere install by hand: ${packages[*]} busybox-static"
 
@@ -75,17 +76,37 @@ provide_busybox() {
     mv "$to.new" "$to"
 }
 
-# Built again only when the pinned version changes.
-provide_crictl() {
-    local version
-    version=$(cd "$here" && go list -mod=readonly -m -f '{{.Version}}' sigs.k8s.io/cri-tools)
-    [ "$("$cache/bin/crictl" --version 2>/dev/null)" = "crictl version $version" ] && return
-    echo "building crictl $version"
-    (cd "$here" && CGO_ENABLED=0 go build -mod=readonly -trimpath \
-        -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$version" \
-        -o "$cache/bin/crictl.new" sigs.k8s.io/cri-tools/cmd/crictl) ||
-        fail "building crictl failed: is the Go module proxy reachable (go env GOPROXY)?"
-    mv "$cache/bin/crictl.new" "$cache/bin/crictl"
+# A program of a Go module, built again only when the pinned version changes:
+# provide NAME MODULE-DIRECTORY MODULE VERSION-ARGUMENT BUILD...
+# BUILD is called with the version and the file to write, in the module's directory.
+provide() {
+    local name=$1 dir=$2 module=$3 ask=$4 version present
+    shift 4
+    version=$(cd "$dir" && go list -mod=readonly -m -f '{{.Version}}' "$module")
+    present=$("$cache/bin/$name" "$ask" 2>/dev/null || true)
+    grep -qE " v?${version#v}\$" <<<"$present" && return
+    echo "building $name $version"
+    (cd "$dir" && "$@" "$version" "$cache/bin/$name.new") ||
+        fail "building $name failed: is the Go module proxy reachable (go env GOPROXY)?"
+    mv "$cache/bin/$name.new" "$cache/bin/$name"
+}
+
+build_crictl() {
+    CGO_ENABLED=0 go build -mod=readonly -trimpath \
+        -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$1" \
+        -o "$2" sigs.k8s.io/cri-tools/cmd/crictl
+}
+
+build_critest() {
+    CGO_ENABLED=0 go test -c -mod=readonly -trimpath \
+        -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$1" \
+        -o "$2" sigs.k8s.io/cri-tools/cmd/critest
+}
+
+# Debian's runc lacks what a current one has: id-mapped mounts, `runc features`.
+build_runc() {
+    go build -mod=readonly -trimpath -buildmode=pie -tags seccomp,urfave_cli_no_docs \
+        -ldflags '-s -w' -o "$2" github.com/opencontainers/runc
 }
 
 # crun 1.8 refuses to start on cgroup v1 when the kernel has hugetlb there and nobody mounted it.
@@ -103,5 +124,7 @@ mkdir -p "$cache/bin"
 cache=$(cd "$cache" && pwd)
 install_packages
 provide_busybox
-provide_crictl
+provide crictl "$here" sigs.k8s.io/cri-tools --version build_crictl
+provide critest "$here" sigs.k8s.io/cri-tools -version build_critest
+provide runc "$here/runc" github.com/opencontainers/runc --version build_runc
 mount_hugetlb

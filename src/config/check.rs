@@ -100,6 +100,7 @@ impl Check<'_> {
             },
             network: Network {
                 conf_dir: self.text("network.conf_dir", rules::absolute_path),
+                conf_template: self.text("network.conf_template", rules::optional_path),
                 plugin_dirs: self
                     .key("network.plugin_dirs", |value| list(value, rules::plugin_dirs)),
             },

@@ -50,8 +50,30 @@ pub fn markdown() -> String {
     let built_in = table::BUILT_IN.iter().map(|h| format!(" `{}` ({})", h.name, h.path));
     text.push_str(&built_in.collect::<Vec<_>>().join(","));
     text.push_str(".\n");
+    text.push_str(TEMPLATE);
     text
 }
+
+const TEMPLATE: &str = r#"
+## A CNI configuration from a template
+
+Where nothing else installs a network, `network.conf_template` names a template. Whenever the kubelet
+tells the node's pod addresses (UpdateRuntimeConfig), and at each start, it becomes
+`10-crisol.conflist` in `network.conf_dir`, replaced atomically. The placeholders are those of
+containerd's `conf_template`:
+
+| | |
+|---|---|
+| `{{.PodCIDR}}` | the first range |
+| `{{range .PodCIDRRanges}}...{{.}}...{{end}}` | once per range |
+| `{{range $i, $r := .PodCIDRRanges}}{{if $i}}, {{end}}[{"subnet": "{{$r}}"}]{{end}}` | the same with its number and a name |
+| `{{range $i, $r := .Routes}}{{if $i}}, {{end}}{"dst": "{{$r}}"}{{end}}` | `0.0.0.0/0` and `::/0`, as there are ranges of the family |
+| `{{if ...}}...{{else}}...{{end}}` | not for number 0, an empty text or an empty list |
+| `{{- ... -}}`, `{{/* ... */}}` | white space around it is dropped; a comment |
+
+Anything else is an error, and so is a result that is no CNI network: then the file stays as it was,
+and the kubelet gets the reason. `crisol check` reads the template as well.
+"#;
 
 const MARKDOWN_HEAD: &str = "# Configuration
 

@@ -93,7 +93,7 @@ pub const BUILT_IN: [BuiltInHandler; 2] = [
 ];
 
 /// All keys with one value, in the order in which files show them.
-pub const KEYS: [Key; 19] = [
+pub const KEYS: [Key; 20] = [
     Key {
         name: "root",
         default: Fallback::Text("/var/lib/crisol"),
@@ -147,6 +147,12 @@ pub const KEYS: [Key; 19] = [
         default: Fallback::Text("/etc/cni/net.d"),
         reason: "Where the network provider installs its CNI configuration.",
         get: |c| path(&c.network.conf_dir),
+    },
+    Key {
+        name: "network.conf_template",
+        default: Fallback::Text(""),
+        reason: "Template of a CNI configuration, written to conf_dir/10-crisol.conflist when the kubelet tells the pods' addresses; empty = none.",
+        get: |c| c.network.conf_template.as_deref().map_or(Value::Text(String::new()), path),
     },
     Key {
         name: "network.plugin_dirs",

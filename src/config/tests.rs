@@ -447,7 +447,7 @@ root = "/srv/crisol"
 state = "/run/other"
 cri.listen = "/run/other.sock"
 stream = { address = "::1", port = 10010, tls_cert = "/c", tls_key = "/k", tls_client_ca = "/ca" }
-network = { conf_dir = "/etc/net", plugin_dirs = ["/a b", "/c\"d"] }
+network = { conf_dir = "/etc/net", conf_template = "/etc/t", plugin_dirs = ["/a b", "/c\"d"] }
 cgroup.driver = "cgroupfs"
 log = { level = "warn,crisol::image=debug", format = "json" }
 metrics.listen = "[::1]:9090"

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::events::What;
 use crate::ids::ContainerId;
 use crate::image::ImagePin;
 use crate::monitor;
@@ -21,11 +22,13 @@ use crate::registry::Registry;
 use super::create::Made;
 use super::handle::{Command, Creation, Handle, MAILBOX, Reply, answer};
 use super::record::{ContainerRecord, Ended, now_ns};
-use super::spec::ContainerSpec;
-use super::state::{State, Verdict, admit};
+use super::spec::{ContainerSpec, Resources};
+use super::state::{State, Verdict};
 use super::{
     ContainerError, Key, Parts, PodPlace, Shared, cleanup, create, remove, signal, start, stop,
 };
+
+mod update;
 
 /// Requests that may wait for a step of one container to end.
 const MAX_DEFERRED: usize = 64;
@@ -39,6 +42,7 @@ const KILL_AGAIN: Duration = Duration::from_secs(5);
 /// What a finished step comes back with.
 enum Fact {
     Started(Result<(), ContainerError>),
+    Updated(Result<Resources, ContainerError>),
     Cleaned(Result<(), ContainerError>),
     Removed(Result<(), ContainerError>),
 }
@@ -60,6 +64,8 @@ pub struct Actor {
     /// The runtime's start has not returned. It still works on the files that a clean-up removes,
     /// also when the process that it let go has ended already.
     start_in_flight: bool,
+    /// Who waits for the limits that are being changed; they are changed by the runtime, too.
+    updating: Option<Reply>,
     deferred: VecDeque<Command>,
     starting: Vec<Reply>,
     stopping: Vec<Reply>,
@@ -91,6 +97,7 @@ pub fn new(
         log: create::log_path(pod, &spec),
         cgroup: parts.cgroups.container(pod.cgroup_parent.as_deref(), &id),
         spec,
+        updated: None,
         state: State::Creating,
         boot_id: parts.host.boot_id.clone(),
         handler: pod.handler.clone(),
@@ -125,6 +132,7 @@ pub fn owner_of(record: ContainerRecord, parts: Arc<Parts>) -> (Handle, Actor) {
         kill_at: None,
         cleaning: false,
         start_in_flight: false,
+        updating: None,
         deferred: VecDeque::new(),
         starting: Vec::new(),
         stopping: Vec::new(),
@@ -141,7 +149,7 @@ impl Actor {
             Ok(Made { record, pins }) => {
                 self.record = record;
                 self.pins = pins;
-                self.publish();
+                self.publish(Some(What::Created));
                 self.creation.send_replace(Creation::Done);
                 drop(pass);
                 self.watch_monitor();
@@ -166,7 +174,7 @@ impl Actor {
     pub async fn adopt(mut self, pins: Vec<ImagePin>, registry: Arc<Registry<Key, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
         self.pins = pins;
-        self.publish();
+        self.publish(None);
         self.creation.send_replace(Creation::Done);
         match self.record.state {
             State::Exited if self.record.cleaned => {}
@@ -184,6 +192,7 @@ impl Actor {
                 Some(event) = self.monitor.1.recv() => self.on_monitor(event).await,
                 Some(fact) = self.facts.1.recv() => match fact {
                     Fact::Started(result) => self.on_started(result).await,
+                    Fact::Updated(result) => self.on_updated(result).await,
                     Fact::Cleaned(result) => self.on_cleaned(result).await,
                     Fact::Removed(Ok(())) => break,
                     Fact::Removed(Err(error)) => self.on_not_removed(error),
@@ -199,6 +208,7 @@ impl Actor {
             }
         }
         drop(listed);
+        self.publish(Some(What::Deleted));
         self.pins.clear();
         tracing::info!(container = %self.record.id, "removed");
         answer(std::mem::take(&mut self.removing), &Ok(()));
@@ -206,7 +216,7 @@ impl Actor {
     }
 
     fn admit(&mut self, command: Command) {
-        let verdict = admit(self.record.state, command.request());
+        let verdict = self.verdict(command.request());
         if verdict == Verdict::Defer {
             if self.deferred.len() < MAX_DEFERRED {
                 self.deferred.push_back(command);
@@ -231,6 +241,7 @@ impl Actor {
                 }
             }
             (Command::Remove(reply), Verdict::Join) => self.removing.push(reply),
+            (Command::Update { change, reply }, Verdict::Run) => self.update(*change, reply),
             (command, Verdict::Done) => answer(vec![command.into_reply()], &Ok(())),
             (command, _) => {
                 let error = ContainerError::WrongState {
@@ -264,11 +275,11 @@ impl Actor {
             Ok(()) => {
                 self.record.started_at_ns = now_ns();
                 if self.record.state == State::Starting {
-                    self.set_state(State::Running);
+                    self.enter(State::Running, What::Started);
                 } else if let Some(ended) = &mut self.record.ended {
                     // It ended before the runtime's start returned.
                     self.record.started_at_ns = self.record.started_at_ns.min(ended.at_ns);
-                    self.publish();
+                    self.publish(None);
                 }
                 let saved = self.save().await;
                 tracing::info!(container = %self.record.id, "started");
@@ -279,7 +290,7 @@ impl Actor {
                 if self.record.state == State::Starting {
                     self.record.started_at_ns = now_ns();
                     self.record.ended = Some(Ended::start_failed(crate::error::chain(&*error)));
-                    self.set_state(State::Exited);
+                    self.enter(State::Exited, What::Stopped);
                     self.save().await.ok();
                     self.clean();
                 }
@@ -356,9 +367,17 @@ impl Actor {
         tracing::info!(
             container = %self.record.id, code = ended.code, reason = ended.reason, "ended"
         );
+        if self.record.state == State::Starting {
+            // It ran, however shortly: nobody hears of its end before its start.
+            self.record.started_at_ns = ended.at_ns;
+            self.enter(State::Running, What::Started);
+        }
+        if ended.by_oom() {
+            self.parts.metrics.oom_killed();
+        }
         self.record.ended = Some(ended);
         self.kill_at = None;
-        self.set_state(State::Exited);
+        self.enter(State::Exited, What::Stopped);
         if let Err(error) = self.save().await {
             // The monitor keeps the exit until it is taken: a restart asks it again.
             tracing::error!(container = %self.record.id, error = %crate::error::chain(&*error), "save the exit");
@@ -373,9 +392,9 @@ impl Actor {
         self.admit_deferred();
     }
 
-    /// Begins the clean-up, unless it runs or the runtime's start does.
+    /// Begins the clean-up, unless it runs or the runtime's start or update does.
     fn clean(&mut self) {
-        if self.cleaning || self.start_in_flight {
+        if self.cleaning || self.start_in_flight || self.updating.is_some() {
             return;
         }
         self.cleaning = true;
@@ -390,7 +409,7 @@ impl Actor {
         match result {
             Ok(()) => {
                 self.record.cleaned = true;
-                self.publish();
+                self.publish(None);
                 self.save().await.ok();
                 if !self.removing.is_empty() {
                     self.remove();
@@ -437,9 +456,10 @@ impl Actor {
     }
 
     /// Runs a step as a task of its own; it comes back as a fact also when it panics.
-    fn step<F>(&self, verb: &'static str, fact: fn(Result<(), ContainerError>) -> Fact, work: F)
+    fn step<T, F>(&self, verb: &'static str, fact: fn(Result<T, ContainerError>) -> Fact, work: F)
     where
-        F: Future<Output = Result<(), ContainerError>> + Send + 'static,
+        T: Send + 'static,
+        F: Future<Output = Result<T, ContainerError>> + Send + 'static,
     {
         let back = self.facts.0.clone();
         drop(crate::steps::spawn(verb, async move {
@@ -450,11 +470,19 @@ impl Actor {
 
     fn set_state(&mut self, state: State) {
         self.record.state = state;
-        self.publish();
+        self.publish(None);
     }
 
-    fn publish(&self) {
-        self.published.send_replace(Arc::new(self.record.clone()));
+    /// As [`set_state`](Self::set_state), and tells what that means.
+    fn enter(&mut self, state: State, what: What) {
+        self.record.state = state;
+        self.publish(Some(what));
+    }
+
+    fn publish(&self, what: Option<What>) {
+        let record = Arc::new(self.record.clone());
+        self.published.send_replace(record.clone());
+        self.parts.events.publish((record.pod, record.id), &record, what);
     }
 
     async fn save(&self) -> Result<(), Shared> {

@@ -1,20 +1,22 @@
 //! Writes a container's `config.json`: gathers what the pure part (`oci`) must not look up itself.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::host::{CgroupVersion, Host};
+use crate::host::CgroupVersion;
 use crate::ids::ContainerId;
 use crate::image::Image;
 use crate::runtime::Features;
 
-use super::oci::{self, DeviceKind, HostDevice, HostFacts, ImageDefaults, Inputs, PodPaths};
+use super::oci::{
+    self, DeviceKind, HostDevice, HostFacts, ImageDefaults, Inputs, PodPaths, PodUserNamespace,
+};
 use super::record::ContainerRecord;
 use super::spec::{NamespaceMode, Profile, Security};
 use super::user::Identity;
-use super::{ContainerError, Parts, PodPlace, start};
+use super::{ContainerError, Parts, PodPlace, start, stop};
 
 /// The largest seccomp profile read; those of the field are some 50 KiB.
 const MAX_PROFILE: u64 = 1 << 20;
@@ -54,35 +56,42 @@ pub fn write(
             ipc: pod.ipc.as_deref(),
             uts: pod.uts.as_deref(),
             pid: pod.pid.as_deref(),
-            user: None,
+            user: pod.user.as_ref().map(|user| PodUserNamespace {
+                path: &user.namespace,
+                uids: &user.ids.uids,
+                gids: &user.ids.gids,
+            }),
             pid_target: target.as_deref(),
             resolv_conf: &pod.resolv_conf,
             hostname_file: &pod.hostname_file,
             shm: &pod.shm,
             cgroups_path: &record.cgroup,
         },
-        host: &facts(&parts.host, &runtime.features),
+        host: &facts(parts, &runtime.features()),
         identity,
         rootfs: &parts.layout.rootfs(&record.id),
         image_volumes: volumes,
         localhost_seccomp: seccomp.as_deref(),
         host_devices: &devices,
     };
-    let name = || spec.name.clone();
     let built =
-        oci::build(&inputs).map_err(|source| ContainerError::Spec { name: name(), source })?;
+        oci::build(&inputs).map_err(|source| ContainerError::spec(spec.name.clone(), source))?;
     for warning in &built.warnings {
-        tracing::debug!(container = %record.id, name = spec.name, warning, "not as asked");
+        tracing::warn!(container = %record.id, name = spec.name, warning, "not as asked");
     }
     let path = parts.layout.bundle(&record.id).join("config.json");
-    let written = serde_json::to_vec(&built.spec)
-        .map_err(io::Error::from)
-        .and_then(|text| fs::write(&path, text));
+    let written = serde_json::to_vec(&built.spec).map_err(io::Error::from).and_then(|text| {
+        // The environment has secrets, and the bundle may be open to a pod's user namespace.
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(&path)?.write_all(&text)
+    });
     written.map_err(|source| ContainerError::File { action: "write", path, source })
 }
 
 /// What this host and this runtime can do.
-fn facts(host: &Host, features: &Features) -> HostFacts {
+pub(super) fn facts(parts: &Parts, features: &Features) -> HostFacts {
+    let host = &parts.host;
     let grantable = host.capabilities.grantable().into_iter();
     HostFacts {
         oci_version: features.oci_version.clone(),
@@ -91,8 +100,9 @@ fn facts(host: &Host, features: &Features) -> HostFacts {
         bounding: grantable.map(|name| name.trim_start_matches("CAP_").to_owned()).collect(),
         oom_score_adj_min: host.oom_score_adj_min.into(),
         seccomp: host.security.seccomp && features.seccomp.unwrap_or(true),
-        apparmor: host.security.apparmor,
-        rro: features.recursive_read_only,
+        apparmor: parts.apparmor.is_enabled(),
+        default_apparmor: parts.apparmor.default_profile(),
+        rro: features.recursive_read_only && host.kernel.has_mount_setattr(),
         idmap: features.idmapped_mounts,
         hugetlb: host.cgroups.controller("hugetlb").is_some(),
         swap_accounting: host.cgroups.counts_swap(),
@@ -110,15 +120,23 @@ fn pid_target(
         field: "config.linux.security_context.namespace_options.target_id".to_owned(),
         problem: format!("container {id:?} {problem}"),
     };
-    let id: ContainerId = id.parse().map_err(|_| refuse("does not exist"))?;
-    let known = parts.records.load(&id).map_err(|_| refuse("does not exist"))?;
-    let target: ContainerRecord = known.ok_or_else(|| refuse("does not exist"))?;
-    match target.process {
-        _ if target.pod != pod.id => Err(refuse("is not in this pod")),
-        Some(process) if target.ended.is_none() => {
-            Ok(Some(PathBuf::from(format!("/proc/{}/ns/pid", process.pid))))
-        }
-        _ => Err(refuse("does not run")),
+    let absent = || ContainerError::NotFound { query: id.clone() };
+    let id: ContainerId = id.parse().map_err(|_| absent())?;
+    let loaded = parts.records.load(&id);
+    let loaded = loaded.map_err(|source| ContainerError::Record { id, source })?;
+    let target: ContainerRecord = loaded.ok_or_else(absent)?;
+    if target.pod != pod.id {
+        return Err(refuse("is not in this pod"));
+    }
+    // A number that passed on to another process must not open that one's namespace.
+    let lives = |source| ContainerError::File {
+        action: "look for process of",
+        path: id.to_string().into(),
+        source,
+    };
+    match (target.process, stop::find(&target).map_err(lives)?) {
+        (Some(process), Some(_)) => Ok(Some(format!("/proc/{}/ns/pid", process.pid).into())),
+        _ => Err(ContainerError::TargetEnded { id }),
     }
 }
 

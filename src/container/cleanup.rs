@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::rootfs;
 
-use super::{ContainerError, ContainerRecord, Parts, start};
+use super::{ContainerError, ContainerRecord, Parts, start, volumes};
 
 /// Cleans up after a container whose process has ended.
 pub async fn cleanup(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(), ContainerError> {
@@ -36,10 +36,13 @@ pub async fn cleanup(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(),
         .map_err(|source| ContainerError::Cgroup { id, source });
 
     operation.step("unmount");
-    let mut targets: Vec<_> = record.image_volumes.iter().map(|v| v.target.clone()).collect();
-    targets.push(parts.layout.rootfs(&id));
-    let unmounted = crate::steps::blocking(move || {
-        targets.iter().map(|target| rootfs::unmount(target)).collect::<Vec<_>>()
+    let unmounted = crate::steps::blocking({
+        let parts = parts.clone();
+        // The record of a container that was half-made does not name its image volumes yet.
+        move || {
+            let targets = volumes::targets(&parts, &id);
+            targets.iter().map(|target| rootfs::unmount(target)).collect::<Vec<_>>()
+        }
     });
     let unmounted = unmounted.await.into_iter().collect::<Result<(), _>>();
     let unmounted = unmounted.map_err(|source| ContainerError::Rootfs { id, source });

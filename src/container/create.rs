@@ -8,11 +8,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use conmon::Launch;
+use conmon::{Launch, Owner};
 
 use crate::image::{Image, ImagePin};
 use crate::monitor::{self, MonitorError};
-use crate::rootfs::{self, RootfsDirs, RootfsOptions};
+use crate::rootfs::{self, Mapping, RootfsDirs, RootfsOptions};
 use crate::runtime::{CREATE_DEADLINE, ENVIRONMENT, Stdin, reason_in_log};
 use crate::steps::{Operation, blocking};
 use crate::undo::Undo;
@@ -21,7 +21,7 @@ use super::record::{ContainerRecord, ImageUsed};
 use super::spec::{ContainerSpec, User};
 use super::state::State;
 use super::{
-    ContainerError, Parts, PodPlace, bundle, cleanup, remove, signal, start, user, volumes,
+    ContainerError, Parts, PodPlace, bundle, cleanup, confine, remove, signal, start, user, volumes,
 };
 
 /// A container that exists.
@@ -72,6 +72,10 @@ async fn steps(
 
     operation.step("mount sources");
     volumes::check_sources(parts, &spec).await?;
+    volumes::check_mappings(&spec, pod.user.as_ref()).await?;
+
+    operation.step("apparmor");
+    confine::confine(parts, &spec.security).await?;
 
     operation.step("record");
     undo.push("record and files", {
@@ -87,12 +91,13 @@ async fn steps(
     });
     blocking({
         let (parts, record, image) = (parts.clone(), record.clone(), image.clone());
-        move || mount_rootfs(&parts, &record, &image)
+        let mapping = pod.user.clone();
+        move || mount_rootfs(&parts, &record, &image, mapping)
     })
     .await?;
 
     operation.step("image volumes");
-    let mounted = volumes::mount_images(parts, &record, undo).await?;
+    let mounted = volumes::mount_images(parts, &record, pod.user.as_ref(), undo).await?;
     record.image_volumes = mounted.volumes;
     pins.extend(mounted.pins);
 
@@ -116,7 +121,7 @@ async fn steps(
     parts.save(&record).await?;
 
     operation.step("runtime create");
-    record.process = Some(launch(parts, &record, operation).await?);
+    record.process = Some(launch(parts, pod, &record, operation).await?);
     record.state = State::Created;
     parts.save(&record).await?;
     Ok(Made { record, pins })
@@ -173,6 +178,7 @@ fn mount_rootfs(
     parts: &Parts,
     record: &ContainerRecord,
     image: &Image,
+    mapping: Option<Mapping>,
 ) -> Result<(), ContainerError> {
     let layer = parts.layout.writable_layer(&record.id);
     let dirs = RootfsDirs {
@@ -180,15 +186,19 @@ fn mount_rootfs(
         work: layer.join("work"),
         target: parts.layout.rootfs(&record.id),
     };
-    directory(&parts.layout.bundle(&record.id), 0o700)?;
+    // A user namespace's root must be able to walk through to the root file system.
+    let bundle_mode = if mapping.is_some() { 0o711 } else { 0o700 };
+    directory(&parts.layout.bundle(&record.id), bundle_mode)?;
     directory(&layer, 0o711)?;
-    rootfs::mount(&image.layers, &dirs, &RootfsOptions::default())
+    let options = RootfsOptions { mapping, ..RootfsOptions::default() };
+    rootfs::mount(&image.layers, &dirs, &options)
         .map_err(|source| ContainerError::Rootfs { id: record.id, source })
 }
 
 /// Starts the monitor, which starts the runtime.
 async fn launch(
     parts: &Arc<Parts>,
+    pod: &PodPlace,
     record: &ContainerRecord,
     operation: &Operation,
 ) -> Result<monitor::ProcessId, ContainerError> {
@@ -208,6 +218,10 @@ async fn launch(
         terminal: spec.tty,
         stdin: spec.stdin,
         stdin_once: spec.stdin_once,
+        owner: pod.user.as_ref().map(|user| {
+            let (uid, gid) = user.owner((0, 0));
+            Owner { uid, gid }
+        }),
         create_timeout: CREATE_DEADLINE,
         runtime: runtime.create_argv(&id, &bundle, stdio),
     };

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::apparmor::ApparmorError;
 use crate::cgroup::CgroupError;
 use crate::error::{Classify, Kind};
 use crate::ids::ContainerId;
@@ -67,6 +68,14 @@ pub enum ContainerError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The container whose processes were asked for does not run.
+    #[error(
+        "config.linux.security_context.namespace_options.target_id: container {id} does not run"
+    )]
+    TargetEnded {
+        /// Which.
+        id: ContainerId,
+    },
     /// The image is not here.
     #[error("image {reference:?} not found")]
     NoImage {
@@ -88,6 +97,36 @@ pub enum ContainerError {
         reference: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// This host or runtime has no recursive read-only mounts. The kubelet reads the first word.
+    #[error("RROUnsupported: container {name:?}")]
+    NoRecursiveReadOnly {
+        /// The container's name.
+        name: String,
+        /// Which mount.
+        source: SpecError,
+    },
+    /// Later mounts cannot travel as asked.
+    #[error(
+        "config.mounts[{index}].propagation: {path} is on a mount of the node that is not {needed}"
+    )]
+    Propagation {
+        /// Which mount of the request.
+        index: usize,
+        /// Its path on the node.
+        path: PathBuf,
+        /// What the node's mount has to be.
+        needed: &'static str,
+    },
+    /// A volume is to show the ids of the pod's user namespace and cannot.
+    #[error("{field}: {path} cannot be mounted with mapped ids")]
+    Unmappable {
+        /// The field of the request.
+        field: String,
+        /// The volume on the host.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
     },
     /// The root file system could not be mounted or unmounted.
     #[error("root file system of container {id}")]
@@ -157,6 +196,29 @@ pub enum ContainerError {
         /// Why.
         source: RuntimeError,
     },
+    /// The runtime did not change the limits.
+    #[error("limits of container {id}")]
+    Update {
+        /// Whose.
+        id: ContainerId,
+        /// Why.
+        source: RuntimeError,
+    },
+    /// The container uses more memory than it could have.
+    #[error(
+        "linux.memory_limit_in_bytes: {limit} is less than the {used} bytes that container {id} uses"
+    )]
+    BelowUsage {
+        /// Which.
+        id: ContainerId,
+        /// The limit asked for.
+        limit: i64,
+        /// What it uses.
+        used: u64,
+    },
+    /// AppArmor.
+    #[error("confine the container")]
+    Apparmor(#[source] ApparmorError),
     /// Its control group.
     #[error("control group of container {id}")]
     Cgroup {
@@ -189,17 +251,38 @@ pub enum ContainerError {
     },
 }
 
+impl ContainerError {
+    /// Why the configuration of the container `name` could not be made.
+    pub fn spec(name: String, source: SpecError) -> Self {
+        match source {
+            SpecError::RecursiveReadOnlyUnsupported(_) => {
+                Self::NoRecursiveReadOnly { name, source }
+            }
+            source => Self::Spec { name, source },
+        }
+    }
+}
+
 impl Classify for ContainerError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotFound { .. } | Self::Gone { .. } | Self::NoImage { .. } => Kind::NotFound,
             Self::Ambiguous(_) | Self::Request { .. } => Kind::Invalid,
             Self::Busy { .. } => Kind::Exhausted,
-            Self::WrongState { .. } => Kind::WrongState,
-            Self::NameTaken { .. } => Kind::AlreadyExists,
-            Self::ImageVolume { .. } | Self::Refused { .. } | Self::ExecRefused { .. } => {
-                Kind::Refused
+            Self::WrongState { .. } | Self::BelowUsage { .. } | Self::TargetEnded { .. } => {
+                Kind::WrongState
             }
+            Self::Unmappable { source, .. } => match source.kind() {
+                io::ErrorKind::TimedOut => Kind::TimedOut,
+                io::ErrorKind::ResourceBusy => Kind::Exhausted,
+                _ => Kind::WrongState,
+            },
+            Self::NameTaken { .. } => Kind::AlreadyExists,
+            Self::ImageVolume { .. }
+            | Self::NoRecursiveReadOnly { .. }
+            | Self::Propagation { .. }
+            | Self::Refused { .. }
+            | Self::ExecRefused { .. } => Kind::Refused,
             Self::ExecTimedOut { .. } => Kind::TimedOut,
             Self::Image { source, .. } => source.kind(),
             Self::Rootfs { source, .. } => source.kind(),
@@ -207,7 +290,11 @@ impl Classify for ContainerError {
             Self::Spec { source, .. } => source.kind(),
             Self::Monitor { source, .. } => source.kind(),
             Self::Runtime { source, .. } => source.kind(),
+            // A limit that the parent group does not allow, in the runtime's words.
+            Self::Update { source: RuntimeError::Failed { .. }, .. } => Kind::Refused,
+            Self::Update { source, .. } => source.kind(),
             Self::Cgroup { source, .. } => source.kind(),
+            Self::Apparmor(source) => source.kind(),
             Self::File { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Exhausted,
                 io::ErrorKind::TimedOut => Kind::TimedOut,

@@ -9,6 +9,7 @@ use crate::ids::ContainerId;
 
 use super::Shared;
 use super::record::ContainerRecord;
+use super::spec::Resources;
 use super::state::Request;
 
 /// Requests that may wait for one container. The kubelet has one worker a pod; people add a few.
@@ -30,6 +31,13 @@ pub enum Command {
     },
     /// Give everything back.
     Remove(Reply),
+    /// Change its limits.
+    Update {
+        /// The new ones; zero or empty = as they are.
+        change: Box<Resources>,
+        /// Answered when they are in force.
+        reply: Reply,
+    },
 }
 
 /// How a creation stands.
@@ -70,13 +78,17 @@ impl Command {
             Self::Start(_) => Request::Start,
             Self::Stop { .. } => Request::Stop,
             Self::Remove(_) => Request::Remove,
+            Self::Update { .. } => Request::Update,
         }
     }
 
     /// Where its answer is waited for.
     pub fn into_reply(self) -> Reply {
         match self {
-            Self::Start(reply) | Self::Remove(reply) | Self::Stop { reply, .. } => reply,
+            Self::Start(reply)
+            | Self::Remove(reply)
+            | Self::Stop { reply, .. }
+            | Self::Update { reply, .. } => reply,
         }
     }
 }

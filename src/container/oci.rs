@@ -139,6 +139,8 @@ pub struct HostFacts {
     pub seccomp: bool,
     /// AppArmor is enabled.
     pub apparmor: bool,
+    /// Our own AppArmor profile, where it can be loaded.
+    pub default_apparmor: Option<&'static str>,
     /// Kernel and runtime can make mounts read-only recursively.
     pub rro: bool,
     /// Kernel and runtime can do idmapped mounts.

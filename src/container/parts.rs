@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::apparmor::Apparmor;
 use crate::cgroup::Cgroups;
+use crate::events::Publisher;
 use crate::host::Host;
+use crate::ids::{ContainerId, PodId};
 use crate::image::Images;
+use crate::metrics::Metrics;
 use crate::path::Layout;
 use crate::record::Records;
 use crate::runtime::Runtime;
@@ -28,10 +32,16 @@ pub struct Parts {
     pub monitor: PathBuf,
     /// Control groups.
     pub cgroups: Cgroups,
+    /// AppArmor.
+    pub apparmor: Apparmor,
     /// Facts about this host.
     pub host: Host,
     /// Work in flight.
     pub operations: Operations,
+    /// Where owners hand in what they publish.
+    pub events: Publisher<(PodId, ContainerId), ContainerRecord>,
+    /// Where ends for want of memory and leftovers are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Parts {

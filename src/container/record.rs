@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ContainerId, ImageId, PodId};
 use crate::monitor::ProcessId;
 
-use super::spec::ContainerSpec;
+use super::spec::{ContainerSpec, Resources};
 use super::state::State;
 use super::user::Identity;
 
@@ -25,6 +25,9 @@ pub struct ContainerRecord {
     pub pod: PodId,
     /// What was asked.
     pub spec: Arc<ContainerSpec>,
+    /// Limits since they were changed last; none = still those of the request.
+    #[serde(default)]
+    pub updated: Option<Resources>,
     /// Where it is in its life.
     pub state: State,
     /// The boot that its process, mounts and control group belong to.
@@ -53,6 +56,13 @@ pub struct ContainerRecord {
     pub process: Option<ProcessId>,
     /// Its runtime state, mounts and control group are given back.
     pub cleaned: bool,
+}
+
+impl ContainerRecord {
+    /// The limits in force.
+    pub fn resources(&self) -> &Resources {
+        self.updated.as_ref().unwrap_or(&self.spec.resources)
+    }
 }
 
 /// How a container ended.
@@ -86,12 +96,15 @@ pub struct ImageVolume {
     pub target: PathBuf,
 }
 
+/// Kubernetes' word for the end of a container that was killed for want of memory.
+const OOM_KILLED: &str = "OOMKilled";
+
 impl Ended {
     /// From what the monitor saw.
     pub fn from_monitor(exit: &conmon::Exit) -> Self {
         let (reason, message) = match exit.code {
             0 => ("Completed", String::new()),
-            _ if exit.oom_killed => ("OOMKilled", "out of memory".to_owned()),
+            _ if exit.oom_killed => (OOM_KILLED, "out of memory".to_owned()),
             _ => ("Error", String::new()),
         };
         let message = match exit.lost_bytes {
@@ -99,6 +112,11 @@ impl Ended {
             lost => format!("{message}{lost} bytes of its log could not be written"),
         };
         Self { code: i32::from(exit.code), at_ns: exit.at_ns, reason: reason.to_owned(), message }
+    }
+
+    /// Whether it ended for want of memory.
+    pub fn by_oom(&self) -> bool {
+        self.reason == OOM_KILLED
     }
 
     /// Nobody saw it end.

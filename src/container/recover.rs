@@ -26,7 +26,7 @@ use crate::steps::blocking;
 
 use super::record::{ContainerRecord, Ended};
 use super::state::State;
-use super::{ContainerError, Containers, Key, Parts, actor, cleanup, remove, start, stop};
+use super::{ContainerError, Containers, Key, Parts, actor, cleanup, remove, start, stop, volumes};
 
 /// Containers looked at side by side.
 const SIDE_BY_SIDE: usize = 32;
@@ -127,6 +127,7 @@ impl Containers {
         ids.extend(ids_in(&layout.writable_layers()));
         ids.sort_unstable();
         ids.dedup();
+        let mut left = 0;
         for id in ids {
             // RACE: it may have been removed since the listing; then its files are gone as well.
             let there = || layout.bundle(&id).exists() || layout.writable_layer(&id).exists();
@@ -137,8 +138,10 @@ impl Containers {
             {
                 let error = crate::error::chain(&error);
                 tracing::error!(container = %id, error, "an orphan is left as it is for now");
+                left += 1;
             }
         }
+        self.parts.metrics.set_leaks("container", left);
     }
 }
 
@@ -204,6 +207,9 @@ async fn end(
     mut ended: Ended,
 ) -> Result<ContainerRecord, ContainerError> {
     ended.at_ns = ended.at_ns.max(record.started_at_ns).max(record.created_at_ns);
+    if ended.by_oom() {
+        parts.metrics.oom_killed();
+    }
     record.ended = Some(ended);
     record.state = State::Exited;
     parts.save(&record).await?;
@@ -256,10 +262,7 @@ async fn end_orphan(parts: &Arc<Parts>, id: ContainerId) -> Result<(), Container
     }
     let parts = parts.clone();
     blocking(move || {
-        let bundle = parts.layout.bundle(&id);
-        let volumes = fs::read_dir(bundle.join("volumes")).into_iter().flatten().flatten();
-        let targets = volumes.map(|volume| volume.path()).chain([parts.layout.rootfs(&id)]);
-        for target in targets {
+        for target in volumes::targets(&parts, &id) {
             rootfs::unmount(&target).map_err(|source| ContainerError::Rootfs { id, source })?;
         }
         remove::files(&parts, &id)

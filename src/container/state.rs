@@ -54,6 +54,8 @@ pub enum Request {
     Exec,
     /// Have its standard streams.
     Attach,
+    /// Change its limits.
+    Update,
     /// Open the log anew.
     ReopenLog,
 }
@@ -99,6 +101,10 @@ pub const fn admit(state: State, request: Request) -> Verdict {
             Q::Exec | Q::Attach | Q::ReopenLog,
             S::Creating | S::Created | S::Starting | S::Exited | S::Removing | S::Unknown,
         ) => V::Deny,
+
+        (Q::Update, S::Created | S::Running) => V::Run,
+        (Q::Update, S::Starting) => V::Defer,
+        (Q::Update, S::Creating | S::Stopping | S::Exited | S::Removing | S::Unknown) => V::Deny,
     }
 }
 
@@ -107,16 +113,16 @@ mod tests {
     use super::*;
     use Verdict::{Defer, Deny, Done, Join, Run};
 
-    /// Rows in the order Start, Stop, Remove, Exec, Attach, ReopenLog.
-    const TABLE: [(State, [Verdict; 6]); 8] = [
-        (State::Creating, [Deny, Defer, Defer, Deny, Deny, Deny]),
-        (State::Created, [Run, Run, Run, Deny, Deny, Deny]),
-        (State::Starting, [Join, Defer, Defer, Deny, Deny, Deny]),
-        (State::Running, [Deny, Run, Run, Run, Run, Run]),
-        (State::Stopping, [Deny, Join, Run, Run, Run, Run]),
-        (State::Exited, [Deny, Done, Run, Deny, Deny, Deny]),
-        (State::Removing, [Deny, Done, Join, Deny, Deny, Deny]),
-        (State::Unknown, [Deny, Run, Run, Deny, Deny, Deny]),
+    /// Rows in the order Start, Stop, Remove, Exec, Attach, ReopenLog, Update.
+    const TABLE: [(State, [Verdict; 7]); 8] = [
+        (State::Creating, [Deny, Defer, Defer, Deny, Deny, Deny, Deny]),
+        (State::Created, [Run, Run, Run, Deny, Deny, Deny, Run]),
+        (State::Starting, [Join, Defer, Defer, Deny, Deny, Deny, Defer]),
+        (State::Running, [Deny, Run, Run, Run, Run, Run, Run]),
+        (State::Stopping, [Deny, Join, Run, Run, Run, Run, Deny]),
+        (State::Exited, [Deny, Done, Run, Deny, Deny, Deny, Deny]),
+        (State::Removing, [Deny, Done, Join, Deny, Deny, Deny, Deny]),
+        (State::Unknown, [Deny, Run, Run, Deny, Deny, Deny, Deny]),
     ];
 
     #[test]
@@ -128,6 +134,7 @@ mod tests {
             Request::Exec,
             Request::Attach,
             Request::ReopenLog,
+            Request::Update,
         ];
         for (state, verdicts) in TABLE {
             for (request, expected) in requests.into_iter().zip(verdicts) {

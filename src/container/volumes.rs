@@ -1,18 +1,21 @@
 //! What a container's mounts come from: paths of the host, looked at without trusting them to
 //! answer, and images mounted read-only.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::host::mounts;
+use crate::ids::ContainerId;
 use crate::image::ImagePin;
-use crate::rootfs;
+use crate::rootfs::{self, Mapping, mapping};
 use crate::steps::blocking;
 use crate::sys::{foreign, real_path};
 use crate::undo::Undo;
 
 use super::record::{ContainerRecord, ImageVolume};
-use super::spec::{ContainerSpec, ImageRequest, MountSource};
+use super::spec::{ContainerSpec, ImageRequest, MountSource, Propagation};
 use super::{ContainerError, Parts};
 
 /// Image volumes, mounted.
@@ -47,6 +50,47 @@ pub async fn check_sources(parts: &Parts, spec: &ContainerSpec) -> Result<(), Co
         if is_ours(parts, &real) {
             return Err(refuse("belongs to the container runtime".to_owned()));
         }
+        if let Some(needed) = cannot_travel(mount.propagation, &real) {
+            return Err(ContainerError::Propagation { index, path: path.clone(), needed });
+        }
+    }
+    Ok(())
+}
+
+/// What the node's mount under `path` would have to be for a propagation, if it is not. A mount
+/// that the kernel does not list is the runtime's to complain about.
+fn cannot_travel(propagation: Propagation, path: &Path) -> Option<&'static str> {
+    if propagation == Propagation::Private {
+        return None;
+    }
+    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let peers = mounts::peers(&table, path)?;
+    match propagation {
+        Propagation::HostToContainer if !peers.shared && !peers.slave => Some("shared or a slave"),
+        Propagation::Bidirectional if !peers.shared => Some("shared"),
+        _ => None,
+    }
+}
+
+/// Tries whether each volume that asks for the ids of the pod can have them. One that cannot is an
+/// error: its files are never chowned, and never shown with the wrong owners.
+pub async fn check_mappings(
+    spec: &ContainerSpec,
+    user: Option<&Mapping>,
+) -> Result<(), ContainerError> {
+    let Some(user) = user else { return Ok(()) };
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        let MountSource::Host(path) = &mount.source else { continue };
+        if mount.uid_mappings.is_empty() {
+            continue;
+        }
+        let (volume, namespace) = (path.clone(), user.namespace.clone());
+        let tried = foreign::ask(move || mapping::try_volume(&volume, &namespace)).await;
+        tried.map_err(|source| ContainerError::Unmappable {
+            field: format!("config.mounts[{index}].uidMappings"),
+            path: path.clone(),
+            source,
+        })?;
     }
     Ok(())
 }
@@ -66,10 +110,23 @@ fn is_ours(parts: &Parts, path: &Path) -> bool {
     [layout.root(), layout.state()].contains(&path) || kept.iter().any(|dir| path.starts_with(dir))
 }
 
+/// Where the image volumes of a container are mounted, each under its number.
+fn volumes(parts: &Parts, id: &ContainerId) -> PathBuf {
+    parts.layout.bundle(id).join("volumes")
+}
+
+/// All that may be mounted for a container: its image volumes, as the directories tell, and its
+/// root file system. Blocks.
+pub fn targets(parts: &Parts, id: &ContainerId) -> Vec<PathBuf> {
+    let volumes = fs::read_dir(volumes(parts, id)).into_iter().flatten().flatten();
+    volumes.map(|volume| volume.path()).chain([parts.layout.rootfs(id)]).collect()
+}
+
 /// Mounts the image volumes of a container read-only below its bundle.
 pub async fn mount_images(
     parts: &Arc<Parts>,
     record: &ContainerRecord,
+    user: Option<&Mapping>,
     undo: &mut Undo,
 ) -> Result<Mounted, ContainerError> {
     let mut mounted = Mounted::default();
@@ -78,12 +135,12 @@ pub async fn mount_images(
             mounted.resolved.push(None);
             continue;
         };
-        let target = parts.layout.bundle(&record.id).join(format!("volumes/{index}"));
+        let target = volumes(parts, &record.id).join(index.to_string());
         undo.push("image volume", {
             let target = target.clone();
             async move { blocking(move || rootfs::unmount(&target)).await }
         });
-        let (volume, pin) = mount_image(parts, image, target.clone()).await?;
+        let (volume, pin) = mount_image(parts, image, target.clone(), user.cloned()).await?;
         let content = content(image, &target, sub_path).await?;
         mounted.volumes.push(volume);
         mounted.pins.push(pin);
@@ -96,6 +153,7 @@ async fn mount_image(
     parts: &Arc<Parts>,
     request: &ImageRequest,
     target: PathBuf,
+    user: Option<Mapping>,
 ) -> Result<(ImageVolume, ImagePin), ContainerError> {
     let reference = &request.reference;
     let failed =
@@ -105,7 +163,7 @@ async fn mount_image(
     let image = image.ok_or_else(|| failed("is not here".to_owned()))?;
     let pin = parts.images.pin(&image.id).map_err(|error| chained(&error))?;
     let volume = ImageVolume { id: image.id, target: target.clone() };
-    blocking(move || rootfs::mount_readonly(&image.layers, &target))
+    blocking(move || rootfs::mount_readonly(&image.layers, &target, user.as_ref()))
         .await
         .map_err(|error| chained(&error))?;
     Ok((volume, pin))

@@ -8,12 +8,14 @@
 pub mod container;
 pub mod filter;
 pub mod image;
+pub mod metrics;
 mod mount;
 mod namespaces;
 pub mod pod;
 mod resources;
 mod security;
 mod signal;
+pub mod stats;
 mod sysctl;
 mod text;
 pub mod view;
@@ -22,7 +24,7 @@ use std::fmt;
 
 pub use mount::mounts_into_pb;
 pub use namespaces::namespace_options;
-pub use resources::{resources_into_pb, update};
+pub use resources::{resources_into_pb, update, update_pod};
 
 use crate::error::{Classify, Kind};
 

@@ -63,8 +63,10 @@ const RPCS: [&str; 43] = [
     "ImageFsInfo",
 ];
 
-/// The one call that is answered while pods and containers are still being found.
-const VERSION: &str = "/runtime.v1.RuntimeService/Version";
+/// What is answered while pods and containers are still being found: who we are, and the driver of
+/// control groups, which the kubelet asks for a few times at its own start and then never again.
+const ALWAYS: [&str; 2] =
+    ["/runtime.v1.RuntimeService/Version", "/runtime.v1.RuntimeService/RuntimeConfig"];
 
 /// Wraps the services.
 #[derive(Clone)]
@@ -111,23 +113,23 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
-        if path != VERSION && !*self.calls.recovered.borrow() {
+        if !ALWAYS.contains(&path) && !*self.calls.recovered.borrow() {
             return Box::pin(std::future::ready(Ok(status::starting().into_http())));
         }
         let asked = path.rsplit('/').next().unwrap_or(path);
         let rpc = RPCS.iter().find(|rpc| **rpc == asked).copied().unwrap_or("unknown");
         let metrics = self.calls.metrics.clone();
-        let began = Instant::now();
         // The service that said it was ready is the one to call; its clone waits for its turn.
         let ready = self.inner.clone();
         let answer = std::mem::replace(&mut self.inner, ready).call(request);
         Box::pin(async move {
+            let (timed, began) = (metrics.begin(rpc), Instant::now());
             let answer = answer.await?;
             let took = began.elapsed();
             // A call that failed has its status in the headers; a stream's comes too late for us.
             let failed = Status::from_header_map(answer.headers());
             let code = failed.as_ref().map_or(Code::Ok, Status::code);
-            metrics.operation(rpc, status::name(code), took);
+            timed.end(status::name(code));
             let took_ms = took.as_millis();
             match failed {
                 Some(status) if code != Code::Ok => {

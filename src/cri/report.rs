@@ -1,6 +1,6 @@
 //! Answers `Status` and `RuntimeConfig` from what is in memory. Nothing here waits.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::health::{self, Facts, InFlight, Readiness, Storage};
 use crate::host::Host;
 use crate::image::Images;
-use crate::network::Networks;
+use crate::network::{Networks, PodRanges};
 use crate::runtime::handlers::Inventory;
 use crate::stats::WritableLayers;
 use crate::steps::Operations;
@@ -37,10 +37,12 @@ pub struct Reporter {
     pub layers: WritableLayers,
     /// Control groups.
     pub cgroups: Cgroups,
+    /// Whether root file systems can be mapped for user namespaces here; if not, why.
+    pub mapped_rootfs: Result<(), String>,
     /// Pods whose network could not be given back yet.
     pub owed: watch::Receiver<usize>,
-    /// The range of pod addresses that the kubelet told last.
-    pub pod_cidr: Mutex<String>,
+    /// The ranges of pod addresses that the kubelet tells.
+    pub pod_ranges: Arc<PodRanges>,
 }
 
 impl Reporter {
@@ -63,6 +65,7 @@ impl Reporter {
                 free_bytes: free_bytes(&self.config.root),
             },
             owed: *self.owed.borrow(),
+            mapped_rootfs: &self.mapped_rootfs,
         };
         let status = health::status(&facts);
         pb::StatusResponse {
@@ -88,20 +91,6 @@ impl Reporter {
             Driver::Systemd => pb::CgroupDriver::Systemd,
             Driver::Cgroupfs => pb::CgroupDriver::Cgroupfs,
         }
-    }
-
-    /// Keeps the range of pod addresses; several are separated by commas. An empty one changes
-    /// nothing.
-    pub fn set_pod_cidr(&self, cidr: &str) -> Result<(), String> {
-        if cidr.is_empty() {
-            return Ok(());
-        }
-        for range in cidr.split(',') {
-            check_cidr(range.trim()).ok_or_else(|| format!("{range:?} is no address range"))?;
-        }
-        *self.pod_cidr.lock().unwrap_or_else(PoisonError::into_inner) = cidr.to_owned();
-        tracing::info!(cidr, "pod address range");
-        Ok(())
     }
 
     fn recovery(&self) -> Readiness {
@@ -154,26 +143,4 @@ fn handler(handler: health::Handler) -> pb::RuntimeHandler {
 
 fn free_bytes(root: &std::path::Path) -> u64 {
     rustix::fs::statvfs(root).map_or(0, |found| found.f_bavail * found.f_frsize)
-}
-
-fn check_cidr(range: &str) -> Option<()> {
-    let (address, length) = range.split_once('/')?;
-    let address: std::net::IpAddr = address.parse().ok()?;
-    let length: u8 = length.parse().ok()?;
-    (length <= if address.is_ipv4() { 32 } else { 128 }).then_some(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_range_is_an_address_and_a_length_that_fits_it() {
-        for good in ["10.0.0.0/8", "fd00::/108", "0.0.0.0/0"] {
-            assert!(check_cidr(good).is_some(), "{good}");
-        }
-        for bad in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "x/8", "fd00::/129", "10.0.0.0/-1"] {
-            assert!(check_cidr(bad).is_none(), "{bad}");
-        }
-    }
 }

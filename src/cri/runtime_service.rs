@@ -4,17 +4,17 @@
 //! code. A list that streams sends one object a message, so that no list is ever too large.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_stream::{Iter, Stream};
+use tokio_stream::Iter;
 use tonic::{Request, Response, Status};
 
 use crate::container::{ContainerRecord, Containers};
 use crate::health;
 use crate::ids::IdQuery;
 use crate::pod::{PodRecord, Pods};
+use crate::stats::Stats;
 use crate::stream::Streaming;
 
 use super::convert::{self, Invalid, filter, view};
@@ -23,15 +23,19 @@ use super::pb::runtime_service_server::RuntimeService;
 use super::report::Reporter;
 use super::status::{invalid, status, unsupported};
 
+mod config;
+mod events;
+mod metrics;
+mod resources;
+mod stats;
 mod streaming;
+
+pub use events::NodeEvents;
 
 type Reply<T> = Result<Response<T>, Status>;
 
 /// A stream of replies that exists as a whole already.
 type Replies<T> = Iter<std::vec::IntoIter<Result<T, Status>>>;
-
-/// A stream of replies that this version never opens.
-type Never<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// A grace longer than this is this long: nobody waits for it.
 const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -42,6 +46,8 @@ pub struct Runtime {
     containers: Containers,
     streaming: Streaming,
     reporter: Arc<Reporter>,
+    events: NodeEvents,
+    stats: Stats,
 }
 
 impl Runtime {
@@ -51,8 +57,10 @@ impl Runtime {
         containers: Containers,
         streaming: Streaming,
         reporter: Arc<Reporter>,
+        events: NodeEvents,
+        stats: Stats,
     ) -> Self {
-        Self { pods, containers, streaming, reporter }
+        Self { pods, containers, streaming, reporter, events, stats }
     }
 
     fn pods_that_match(
@@ -132,6 +140,7 @@ impl RuntimeService for Runtime {
         let pb::RunPodSandboxRequest { config, runtime_handler } = request.into_inner();
         let spec = convert::pod::pod_spec(config, runtime_handler).map_err(refuse)?;
         let id = self.pods.run(spec).await.map_err(status)?;
+        self.first_sample_of_pod(&id).await;
         Ok(Response::new(pb::RunPodSandboxResponse { pod_sandbox_id: id.to_string() }))
     }
 
@@ -212,6 +221,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<pb::StartContainerResponse> {
         let query = query("container_id", &request.into_inner().container_id)?;
         self.containers.start(&query).await.map_err(status)?;
+        self.first_sample_of_container(&query).await;
         Ok(Response::new(pb::StartContainerResponse {}))
     }
 
@@ -315,26 +325,21 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<pb::UpdateRuntimeConfigRequest>,
     ) -> Reply<pb::UpdateRuntimeConfigResponse> {
-        let config = request.into_inner().runtime_config;
-        let cidr = config.and_then(|config| config.network_config).unwrap_or_default().pod_cidr;
-        self.reporter.set_pod_cidr(&cidr).map_err(|problem| {
-            invalid(format!("runtime_config.network_config.pod_cidr: {problem}"))
-        })?;
-        Ok(Response::new(pb::UpdateRuntimeConfigResponse {}))
+        self.update_config(request).await
     }
 
     async fn update_container_resources(
         &self,
-        _: Request<pb::UpdateContainerResourcesRequest>,
+        request: Request<pb::UpdateContainerResourcesRequest>,
     ) -> Reply<pb::UpdateContainerResourcesResponse> {
-        Err(later("UpdateContainerResources"))
+        self.update_container(request).await
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<pb::UpdatePodSandboxResourcesRequest>,
+        request: Request<pb::UpdatePodSandboxResourcesRequest>,
     ) -> Reply<pb::UpdatePodSandboxResourcesResponse> {
-        Err(later("UpdatePodSandboxResources"))
+        self.update_pod(request).await
     }
 
     async fn exec(&self, request: Request<pb::ExecRequest>) -> Reply<pb::ExecResponse> {
@@ -354,48 +359,58 @@ impl RuntimeService for Runtime {
 
     async fn container_stats(
         &self,
-        _: Request<pb::ContainerStatsRequest>,
+        request: Request<pb::ContainerStatsRequest>,
     ) -> Reply<pb::ContainerStatsResponse> {
-        Err(later("ContainerStats"))
+        let stats = self.stats_of_container(&request.into_inner().container_id)?;
+        Ok(Response::new(pb::ContainerStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<pb::ListContainerStatsRequest>,
+        request: Request<pb::ListContainerStatsRequest>,
     ) -> Reply<pb::ListContainerStatsResponse> {
-        Err(later("ListContainerStats"))
+        let stats = self.stats_of_containers(request.into_inner().filter)?;
+        Ok(Response::new(pb::ListContainerStatsResponse { stats }))
     }
 
-    type StreamContainerStatsStream = Never<pb::StreamContainerStatsResponse>;
+    type StreamContainerStatsStream = Replies<pb::StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
-        _: Request<pb::StreamContainerStatsRequest>,
+        request: Request<pb::StreamContainerStatsRequest>,
     ) -> Reply<Self::StreamContainerStatsStream> {
-        Err(later("StreamContainerStats"))
+        let stats = self.stats_of_containers(request.into_inner().filter)?.into_iter();
+        Ok(Response::new(each(
+            stats.map(|one| pb::StreamContainerStatsResponse { container_stats: vec![one] }),
+        )))
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<pb::PodSandboxStatsRequest>,
+        request: Request<pb::PodSandboxStatsRequest>,
     ) -> Reply<pb::PodSandboxStatsResponse> {
-        Err(later("PodSandboxStats"))
+        let stats = self.stats_of_pod(&request.into_inner().pod_sandbox_id)?;
+        Ok(Response::new(pb::PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<pb::ListPodSandboxStatsRequest>,
+        request: Request<pb::ListPodSandboxStatsRequest>,
     ) -> Reply<pb::ListPodSandboxStatsResponse> {
-        Err(later("ListPodSandboxStats"))
+        let stats = self.stats_of_pods(request.into_inner().filter)?;
+        Ok(Response::new(pb::ListPodSandboxStatsResponse { stats }))
     }
 
-    type StreamPodSandboxStatsStream = Never<pb::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxStatsStream = Replies<pb::StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<pb::StreamPodSandboxStatsRequest>,
+        request: Request<pb::StreamPodSandboxStatsRequest>,
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
-        Err(later("StreamPodSandboxStats"))
+        let stats = self.stats_of_pods(request.into_inner().filter)?.into_iter();
+        Ok(Response::new(each(
+            stats.map(|one| pb::StreamPodSandboxStatsResponse { pod_sandbox_stats: vec![one] }),
+        )))
     }
 
     async fn checkpoint_container(
@@ -419,35 +434,41 @@ impl RuntimeService for Runtime {
         Err(later("RestorePod"))
     }
 
-    type GetContainerEventsStream = Never<pb::ContainerEventResponse>;
+    type GetContainerEventsStream = events::EventStream;
 
     async fn get_container_events(
         &self,
         _: Request<pb::GetEventsRequest>,
     ) -> Reply<Self::GetContainerEventsStream> {
-        Err(later("GetContainerEvents"))
+        Ok(Response::new(self.events()?))
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<pb::ListMetricDescriptorsRequest>,
     ) -> Reply<pb::ListMetricDescriptorsResponse> {
-        Err(later("ListMetricDescriptors"))
+        let descriptors = convert::metrics::descriptors();
+        Ok(Response::new(pb::ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<pb::ListPodSandboxMetricsRequest>,
     ) -> Reply<pb::ListPodSandboxMetricsResponse> {
-        Err(later("ListPodSandboxMetrics"))
+        let pod_metrics = self.metrics_of_pods();
+        Ok(Response::new(pb::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
-    type StreamPodSandboxMetricsStream = Never<pb::StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxMetricsStream = Replies<pb::StreamPodSandboxMetricsResponse>;
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<pb::StreamPodSandboxMetricsRequest>,
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
-        Err(later("StreamPodSandboxMetrics"))
+        let metrics = self.metrics_of_pods().into_iter();
+        Ok(Response::new(each(
+            metrics
+                .map(|one| pb::StreamPodSandboxMetricsResponse { pod_sandbox_metrics: vec![one] }),
+        )))
     }
 }

@@ -44,6 +44,7 @@ struct Node {
     recovery: Readiness,
     network: Readiness,
     in_flight: Vec<InFlight>,
+    mapped_rootfs: Result<(), String>,
 }
 
 impl Node {
@@ -57,6 +58,7 @@ impl Node {
             recovery: Readiness::Ready,
             network: Readiness::Ready,
             in_flight: Vec::new(),
+            mapped_rootfs: Ok(()),
         }
     }
 
@@ -70,6 +72,7 @@ impl Node {
             in_flight: &self.in_flight,
             storage: Storage { images_bytes: 1, writable_bytes: 2, free_bytes: 3 },
             owed: 1,
+            mapped_rootfs: &self.mapped_rootfs,
         }
     }
 
@@ -131,6 +134,26 @@ fn recursive_read_only_needs_the_runtime_and_the_kernel() {
 }
 
 #[test]
+fn user_namespaces_need_the_runtime_and_the_file_system() {
+    let offered = |node: &Node| -> Vec<(String, bool)> {
+        let handlers = status(&node.facts()).handlers.into_iter();
+        handlers.map(|handler| (handler.name, handler.user_namespaces)).collect()
+    };
+    let mut node = Node::well();
+    for (name, idmapped_mounts) in [("runc", true), ("crun", false)] {
+        let features = &mut node.inventory.handlers.get_mut(name).unwrap().features;
+        features.idmapped_mounts = idmapped_mounts;
+    }
+    let named = [("", true), ("crun", false), ("runc", true)];
+    assert_eq!(offered(&node), named.map(|(name, offered)| (name.to_owned(), offered)));
+    node.mapped_rootfs = Err("idmapped mount of /x: Invalid argument".to_owned());
+    assert!(offered(&node).iter().all(|(_, offered)| !offered));
+    let why: serde_json::Value =
+        serde_json::from_str(&info(&node.facts())["userNamespaces"]).unwrap();
+    assert_eq!(why["problem"], "idmapped mount of /x: Invalid argument");
+}
+
+#[test]
 fn the_kubelet_is_told_the_driver_in_force_never_auto() {
     let mut node = Node::well();
     assert_eq!(cgroup_driver(&node.config, &node.host), CgroupDriver::Systemd);
@@ -155,6 +178,8 @@ fn every_value_of_the_verbose_answer_is_json() {
         value(name);
     }
     assert_eq!(value("config")["cri"]["listen"], "/run/crisol/crisol.sock");
+    // What critest reads.
+    assert_eq!(value("config")["stateDir"], "/run/crisol");
     assert_eq!(value("inFlight")[0]["ageSeconds"], 1.5);
     assert_eq!(value("inFlight")[0]["step"], "cni add");
     assert_eq!(value("cgroup")["driver"], "systemd");

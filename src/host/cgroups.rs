@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use super::mounts::unescape;
+
 /// Where every distribution mounts them.
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -131,27 +133,6 @@ impl<'a> Mount<'a> {
                 && !option.starts_with("release_agent=")
         })
     }
-}
-
-/// Spaces, tabs, newlines and backslashes of a path are written as `\ooo`, proc(5).
-fn unescape(text: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(decoded) if byte == b'\\' => {
-                bytes.push(decoded);
-                rest = &tail[3..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
 }
 
 #[cfg(test)]

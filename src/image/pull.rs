@@ -29,6 +29,7 @@ use super::registry::{Network, Registry};
 use super::store::{NewImage, Store, Unused, lock};
 use super::{Image, PullRequest};
 use crate::error::{Classify, Kind, chain};
+use crate::metrics::Metrics;
 use resolve::{Resolved, resolve};
 
 /// How long a pull goes on that nobody waits for.
@@ -54,6 +55,7 @@ struct Shared {
     flights: Mutex<HashMap<Key, Flight>>,
     /// registries.conf as it was last read: where a short name may have come from.
     registries: ArcSwap<RegistriesConf>,
+    metrics: Arc<Metrics>,
 }
 
 /// Requests with the same key are one pull. Credentials are part of it: who has none, or others,
@@ -73,8 +75,12 @@ struct Flight {
 
 impl Pulls {
     /// Pulls into `store`. Reads registries.conf for the first time.
-    pub(super) fn new(store: Arc<Store>, settings: crate::config::Image) -> Self {
-        Self::with(store, settings, Network::default(), GRACE)
+    pub(super) fn new(
+        store: Arc<Store>,
+        settings: crate::config::Image,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self::with(store, settings, Network::default(), GRACE, metrics)
     }
 
     pub(super) fn with(
@@ -82,6 +88,7 @@ impl Pulls {
         settings: crate::config::Image,
         network: Network,
         grace: Duration,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let registries = RegistriesConf::load(&settings.registries_conf).unwrap_or_else(|error| {
             warn!(error = %chain(&error), "registries.conf is not usable: no image can be pulled");
@@ -96,6 +103,7 @@ impl Pulls {
             grace,
             flights: Mutex::default(),
             registries: ArcSwap::from_pointee(registries),
+            metrics,
         }))
     }
 
@@ -168,6 +176,7 @@ impl Entry {
                 reference: self.key.name.qualify().to_string(),
             }),
         };
+        self.shared.metrics.pull_ended(result(&outcome));
         if let Ok(image) = &outcome {
             let took_ms = begin.elapsed().as_millis();
             info!(image = %image.id, name = %self.key.name.qualify(), took_ms, "image pulled");
@@ -191,6 +200,27 @@ impl Entry {
                 return;
             }
         }
+    }
+}
+
+/// Counts what was received, however the pull ends.
+struct Received<'a> {
+    sources: Arc<[Registry]>,
+    metrics: &'a Metrics,
+}
+
+impl Drop for Received<'_> {
+    fn drop(&mut self) {
+        self.metrics.pulled(self.sources.iter().map(Registry::received).sum());
+    }
+}
+
+/// The word for how a pull ended.
+fn result(outcome: &Result<Arc<Image>, ImageError>) -> &'static str {
+    match outcome {
+        Ok(_) => "ok",
+        Err(ImageError::Abandoned { .. }) => "abandoned",
+        Err(_) => "failed",
     }
 }
 
@@ -240,6 +270,7 @@ impl Shared {
             .endpoints(reference)
             .map_err(|source| ImageError::Registries { reference: text.clone(), source })?;
         let sources: Arc<[Registry]> = self.sources(reference, &endpoints, key).await?.into();
+        let _counted = Received { sources: Arc::clone(&sources), metrics: &self.metrics };
         let resolved = match resolve(&self.store, reference, &sources).await? {
             Resolved::Known { image, digest } => {
                 if let Some(named) = self.add_name(&image, reference, digest).await? {

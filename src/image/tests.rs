@@ -71,7 +71,9 @@ impl Site {
     }
 
     fn open(&self) -> Images {
-        Images::open_with(&self.path("images"), &self.config(), pace(), GRACE).expect("open")
+        let metrics = Arc::new(Metrics::new("1", "c").expect("metrics"));
+        Images::open_with(&self.path("images"), &self.config(), pace(), GRACE, metrics)
+            .expect("open")
     }
 
     /// Names in a directory of the store.
@@ -118,7 +120,7 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 fn contents(image: &Image) -> BTreeMap<String, String> {
     let place = tempfile::tempdir().expect("temporary directory");
     let target = place.path().join("target");
-    crate::rootfs::mount_readonly(&image.layers, &target).expect("mount");
+    crate::rootfs::mount_readonly(&image.layers, &target, None).expect("mount");
     let mut found = BTreeMap::new();
     let mut dirs = vec![target.clone()];
     while let Some(dir) = dirs.pop() {

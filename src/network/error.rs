@@ -171,6 +171,7 @@ impl Classify for NamespaceError {
             Self::Thread(source)
             | Self::Directory { source, .. }
             | Self::Unshare { source, .. }
+            | Self::User { source, .. }
             | Self::Loopback(source)
             | Self::Pin { source, .. }
             | Self::Enter { source, .. } => kind_of_io(source),

@@ -71,7 +71,11 @@ impl Fixture {
     }
 
     fn config(&self) -> config::Network {
-        config::Network { conf_dir: self.path("conf"), plugin_dirs: vec![self.path("bin")] }
+        config::Network {
+            conf_dir: self.path("conf"),
+            conf_template: None,
+            plugin_dirs: vec![self.path("bin")],
+        }
     }
 
     fn calls(&self) -> Vec<String> {
@@ -85,6 +89,7 @@ impl Fixture {
             namespaces: &[Namespace::Network],
             hostname: None,
             sysctls: &BTreeMap::new(),
+            user: None,
         };
         pin(&dir, &request).unwrap();
         Pod { id: id.to_owned(), dir }

@@ -10,13 +10,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::container::record::now_ns;
 use crate::container::spec::NamespaceMode;
+use crate::events::What;
 use crate::ids::PodId;
 use crate::registry::Registry;
 use crate::sys::namespaces;
 use crate::sys::pidfd::Process;
 
 use super::gate::Gate;
-use super::record::PodRecord;
+use super::record::{PodRecord, PodResources};
 use super::spec::{PodKey, PodSpec};
 use super::state::{Request, State, Verdict, admit};
 use super::{Parts, PodError, Shared, remove, run, stop};
@@ -36,6 +37,8 @@ pub enum Command {
     Stop(Reply),
     /// End and forget it.
     Remove(Reply),
+    /// Note its resources.
+    Update(Box<PodResources>, Reply),
 }
 
 /// How a pod's making stands.
@@ -86,6 +89,8 @@ pub struct Actor {
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<PodRecord>>,
     facts: (mpsc::Sender<Fact>, mpsc::Receiver<Fact>),
+    /// Its start was told, and its end is not yet.
+    up: bool,
     deferred: VecDeque<Command>,
     stopping: Vec<Reply>,
     removing: Vec<Reply>,
@@ -114,6 +119,7 @@ pub fn new(id: PodId, spec: Arc<PodSpec>, handler: String, parts: Arc<Parts>) ->
         handler,
         created_at_ns: now_ns(),
         pause: None,
+        updated: None,
         addresses: Vec::new(),
     };
     owner_of(record, parts)
@@ -135,6 +141,7 @@ pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Actor) {
         creation: creation_sender,
         published: published_sender,
         facts: mpsc::channel(4),
+        up: false,
         deferred: VecDeque::new(),
         stopping: Vec::new(),
         removing: Vec::new(),
@@ -149,7 +156,9 @@ impl Actor {
         match run::run(&self.parts, self.record.clone()).await {
             Ok(record) => {
                 self.record = record;
-                self.publish();
+                self.publish(Some(What::Created));
+                self.publish(Some(What::Started));
+                self.up = true;
                 self.creation.send_replace(Creation::Done);
                 self.own(listed).await;
             }
@@ -167,9 +176,10 @@ impl Actor {
     }
 
     /// Owns a pod that a former daemon left.
-    pub async fn adopt(self, registry: Arc<Registry<PodKey, Handle>>) {
+    pub async fn adopt(mut self, registry: Arc<Registry<PodKey, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
-        self.publish();
+        self.publish(None);
+        self.up = self.record.state == State::Ready;
         self.creation.send_replace(Creation::Done);
         self.own(listed).await;
     }
@@ -192,19 +202,21 @@ impl Actor {
                     Fact::PauseEnded => self.on_pause_ended(),
                 },
                 command = self.commands.recv() => match command {
-                    Some(command) => self.admit(command),
+                    Some(command) => self.admit(command).await,
                     // The daemon is going down; the pod stays.
                     None => return,
                 },
             }
         }
         drop(listed);
+        self.tell_stopped();
+        self.publish(Some(What::Deleted));
         tracing::info!(pod = %self.record.id, "removed");
         answer(std::mem::take(&mut self.removing), &Ok(()));
         answer(std::mem::take(&mut self.stopping), &Ok(()));
     }
 
-    fn admit(&mut self, command: Command) {
+    async fn admit(&mut self, command: Command) {
         match (admit(self.record.state, command.request()), command) {
             (Verdict::Run, Command::Stop(reply)) => {
                 self.stopping.push(reply);
@@ -214,10 +226,18 @@ impl Actor {
                 self.removing.push(reply);
                 self.remove();
             }
+            (Verdict::Run, Command::Update(resources, reply)) => {
+                self.update(*resources, reply).await;
+            }
             (Verdict::Join, Command::Stop(reply)) => self.stopping.push(reply),
             (Verdict::Join, Command::Remove(reply)) => self.removing.push(reply),
             (Verdict::Done, command) => answer(vec![command.into_reply()], &Ok(())),
             (Verdict::Defer, command) => self.defer(command),
+            (Verdict::Deny | Verdict::Join, command) => {
+                let (id, state) = (self.record.id, self.record.state);
+                let denied = Arc::new(PodError::NotReady { id, state });
+                answer(vec![command.into_reply()], &Err(denied));
+            }
         }
     }
 
@@ -242,6 +262,7 @@ impl Actor {
 
     async fn on_stopped(&mut self, result: Result<(), PodError>) {
         self.set_state(State::NotReady);
+        self.tell_stopped();
         let saved = self.parts.save(&self.record).await;
         let result = result.and(saved).map_err(Arc::new);
         match &result {
@@ -253,8 +274,17 @@ impl Actor {
         }
         answer(std::mem::take(&mut self.stopping), &result);
         for command in std::mem::take(&mut self.deferred) {
-            self.admit(command);
+            self.admit(command).await;
         }
+    }
+
+    /// The pod's group is the kubelet's, which changes it itself: what it tells is kept for those
+    /// who look at the pod.
+    async fn update(&mut self, resources: PodResources, reply: Reply) {
+        self.record.updated = Some(resources);
+        self.publish(None);
+        let saved = self.parts.save(&self.record).await.map_err(Arc::new);
+        answer(vec![reply], &saved);
     }
 
     fn remove(&mut self) {
@@ -271,6 +301,7 @@ impl Actor {
 
     fn on_not_removed(&mut self, error: PodError) {
         self.set_state(State::NotReady);
+        self.tell_stopped();
         answer(std::mem::take(&mut self.removing), &Err(Arc::new(error)));
     }
 
@@ -314,11 +345,20 @@ impl Actor {
 
     fn set_state(&mut self, state: State) {
         self.record.state = state;
-        self.publish();
+        self.publish(None);
     }
 
-    fn publish(&self) {
-        self.published.send_replace(Arc::new(self.record.clone()));
+    /// Tells once that the pod does not run any more.
+    fn tell_stopped(&mut self) {
+        if std::mem::take(&mut self.up) {
+            self.publish(Some(What::Stopped));
+        }
+    }
+
+    fn publish(&self, what: Option<What>) {
+        let record = Arc::new(self.record.clone());
+        self.published.send_replace(record.clone());
+        self.parts.events.publish(record.id, &record, what);
     }
 }
 
@@ -327,12 +367,13 @@ impl Command {
         match self {
             Self::Stop(_) => Request::Stop,
             Self::Remove(_) => Request::Remove,
+            Self::Update(..) => Request::Update,
         }
     }
 
     fn into_reply(self) -> Reply {
         match self {
-            Self::Stop(reply) | Self::Remove(reply) => reply,
+            Self::Stop(reply) | Self::Remove(reply) | Self::Update(_, reply) => reply,
         }
     }
 }

@@ -62,6 +62,16 @@ pub enum PodError {
         /// What is wrong with it.
         problem: String,
     },
+    /// This host or the handler's runtime cannot give a pod a user namespace.
+    #[error(
+        "config.linux.security_context.namespace_options.userns_options: handler {handler:?} offers no user namespaces: {reason}"
+    )]
+    NoUserNamespaces {
+        /// The handler, resolved.
+        handler: String,
+        /// What is missing.
+        reason: String,
+    },
     /// No network is configured.
     #[error("network is not ready: {reason}")]
     NoNetwork {
@@ -148,7 +158,7 @@ impl Classify for PodError {
             Self::NotFound { .. } | Self::Gone { .. } => Kind::NotFound,
             Self::Ambiguous(_) | Self::Request { .. } => Kind::Invalid,
             Self::Busy { .. } => Kind::Exhausted,
-            Self::NotReady { .. } => Kind::WrongState,
+            Self::NotReady { .. } | Self::NoUserNamespaces { .. } => Kind::WrongState,
             Self::NameTaken { .. } => Kind::AlreadyExists,
             Self::NoNetwork { .. } | Self::Dial { .. } => Kind::Unavailable,
             Self::Network { source, .. } => source.kind(),

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use crate::cgroup::Cgroups;
 use crate::container::Containers;
+use crate::events::Publisher;
 use crate::host::Host;
+use crate::ids::PodId;
+use crate::metrics::Metrics;
 use crate::network::Networks;
 use crate::path::Layout;
 use crate::record::Records;
@@ -32,10 +35,16 @@ pub struct Parts {
     pub monitor: PathBuf,
     /// Names of the runtime handlers that can be used.
     pub handlers: BTreeSet<String>,
+    /// Whether root file systems can be mapped for user namespaces here; if not, why.
+    pub mapped_rootfs: Result<(), String>,
     /// The handler of requests that name none.
     pub default_handler: String,
     /// Work in flight.
     pub operations: Operations,
+    /// Where owners hand in what they publish.
+    pub events: Publisher<PodId, PodRecord>,
+    /// Where leftovers are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Parts {

@@ -13,15 +13,17 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use conmon::Owner;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 
-use crate::container::spec::NamespaceMode;
+use crate::container::spec::{IdMapping, NamespaceMode};
 use crate::monitor::ProcessId;
 use crate::steps::blocking;
 use crate::sys::pidfd::Process;
 
 use super::record::PodRecord;
+use super::spec::PodSpec;
 use super::{Parts, PodError};
 
 /// How long the program may take to make the namespace.
@@ -50,8 +52,10 @@ pub async fn start(parts: &Arc<Parts>, record: &PodRecord) -> Result<ProcessId, 
     if record.spec.ipc != NamespaceMode::Node {
         call.arg("--join-ipc").arg(pins.join("ipc"));
     }
-    let user = record.spec.run_as_user.map(|uid| (uid, record.spec.run_as_group.unwrap_or(uid)));
-    if let Some((uid, gid)) = user {
+    if record.spec.user_namespace.is_some() {
+        call.arg("--join-user").arg(pins.join("user"));
+    }
+    if let Some(Owner { uid, gid }) = user(&record.spec) {
         call.arg("--user").arg(format!("{uid}:{gid}"));
     }
     call.env_clear().stdin(Stdio::null()).kill_on_drop(true);
@@ -75,6 +79,18 @@ pub async fn start(parts: &Arc<Parts>, record: &PodRecord) -> Result<ProcessId, 
         .await
         .map_err(|source| PodError::Cgroup { id, source })?;
     Ok(ProcessId { pid, start_time })
+}
+
+/// Who the process is, in the pod's user namespace; none = a user of the program's own choice.
+fn user(spec: &PodSpec) -> Option<Owner> {
+    if let Some(uid) = spec.run_as_user {
+        return Some(Owner { uid, gid: spec.run_as_group.unwrap_or(uid) });
+    }
+    // The program's choice is among the first 65536 ids. A namespace may have fewer; its last one
+    // is the least likely to own anything.
+    let last = |ranges: &[IdMapping]| Some(ranges.first()?.length.min(1 << 16) - 1);
+    let ids = spec.user_namespace.as_ref()?;
+    Some(Owner { uid: last(&ids.uids)?, gid: last(&ids.gids)? })
 }
 
 /// Kills the pod's pause process, and with it everything in its namespace, and waits for its end.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::container::spec::Resources;
 use crate::ids::PodId;
 use crate::monitor::ProcessId;
 
@@ -30,6 +31,18 @@ pub struct PodRecord {
     pub hostname: String,
     /// The process that holds the shared process namespace.
     pub pause: Option<ProcessId>,
+    /// Resources since the kubelet changed them last; none = still those of the request.
+    #[serde(default)]
+    pub updated: Option<PodResources>,
     /// Addresses of the pod's own network, the first one preferred.
     pub addresses: Vec<IpAddr>,
+}
+
+/// What all containers of a pod have together, and what the pod costs besides.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PodResources {
+    /// Extra resources of the pod (RuntimeClass overhead).
+    pub overhead: Resources,
+    /// Sum of the containers' resources.
+    pub resources: Resources,
 }

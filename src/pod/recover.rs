@@ -90,6 +90,7 @@ impl Pods {
     async fn remove_orphans(&self) {
         let entries = fs::read_dir(self.parts.layout.pods()).into_iter().flatten().flatten();
         let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<PodId>().ok());
+        let mut left = 0;
         for id in ids.collect::<Vec<_>>() {
             if self.registry.get(&id).is_none()
                 && matches!(self.parts.records.load(&id), Ok(None))
@@ -98,8 +99,10 @@ impl Pods {
             {
                 let error = crate::error::chain(&error);
                 tracing::error!(pod = %id, error, "an orphan is left as it is for now");
+                left += 1;
             }
         }
+        self.parts.metrics.set_leaks("pod", left);
     }
 }
 

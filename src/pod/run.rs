@@ -6,17 +6,19 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::container::spec::NamespaceMode;
+use crate::container::spec::{IdMapping, NamespaceMode};
 use crate::error::{Classify, Kind};
 use crate::network::{Attachment, Bandwidth, hostname as hostname_file, resolv_conf};
+use crate::rootfs::mapping;
 use crate::steps::{Operation, blocking};
 use crate::sys::namespaces::{self, Namespace, PinRequest};
 use crate::sys::sysctl;
 use crate::sys::tmpfs;
+use crate::sys::user_namespace::Mappings;
 use crate::undo::Undo;
 
 use super::record::PodRecord;
@@ -144,18 +146,26 @@ fn files(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
             source,
         })?,
     };
-    write(&layout.pod_resolv_conf(id), &resolv)?;
-    write(&layout.pod_hostname(id), hostname_file::render(&record.hostname).as_bytes())?;
+    let owner = owner(spec);
+    write(&layout.pod_resolv_conf(id), &resolv, owner)?;
+    let hostname = hostname_file::render(&record.hostname);
+    write(&layout.pod_hostname(id), hostname.as_bytes(), owner)?;
     if spec.ipc != NamespaceMode::Node {
         let shm = layout.pod_shm(id);
         make(&shm, 0o755)?;
-        tmpfs::mount(&shm, SHM_BYTES).map_err(|source| PodError::File {
+        tmpfs::mount(&shm, SHM_BYTES, owner).map_err(|source| PodError::File {
             action: "mount tmpfs on",
             path: shm,
             source,
         })?;
     }
     Ok(())
+}
+
+/// Who owns what the pod's containers share: the root of their user namespace.
+fn owner(spec: &PodSpec) -> (u32, u32) {
+    let root = |ranges: &[IdMapping]| mapping::on_node(ranges, 0);
+    spec.user_namespace.as_ref().map_or((0, 0), |ids| (root(&ids.uids), root(&ids.gids)))
 }
 
 fn pin_namespaces(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
@@ -169,7 +179,10 @@ fn pin_namespaces(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
     if spec.ipc != NamespaceMode::Node {
         own.push(Namespace::Ipc);
     }
+    let ids = spec.user_namespace.as_ref();
+    let ids = ids.map(|ids| [&ids.uids, &ids.gids].map(|ranges| mapping::kernel_ranges(ranges)));
     let request = PinRequest {
+        user: ids.as_ref().map(|[uids, gids]| Mappings { uids, gids }),
         namespaces: &own,
         hostname: network.then_some(record.hostname.as_str()),
         sysctls: &sysctls(spec, OfInterface::No),
@@ -244,9 +257,14 @@ fn directory(path: &Path, mode: u32) -> Result<(), PodError> {
     })
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), PodError> {
+fn write(path: &Path, bytes: &[u8], (uid, gid): (u32, u32)) -> Result<(), PodError> {
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    fs::write(path, bytes).and_then(|()| fs::set_permissions(path, readable)).map_err(
-        |source: io::Error| PodError::File { action: "write", path: path.to_owned(), source },
-    )
+    fs::write(path, bytes)
+        .and_then(|()| fs::set_permissions(path, readable))
+        .and_then(|()| chown(path, Some(uid), Some(gid)))
+        .map_err(|source: io::Error| PodError::File {
+            action: "write",
+            path: path.to_owned(),
+            source,
+        })
 }

@@ -31,6 +31,8 @@ pub enum Request {
     Stop,
     /// Stop it, and forget it.
     Remove,
+    /// Note its resources.
+    Update,
 }
 
 /// What to do about it.
@@ -44,6 +46,8 @@ pub enum Verdict {
     Done,
     /// Ask again when the work in flight has ended.
     Defer,
+    /// Not in this state.
+    Deny,
 }
 
 /// What `request` means to a pod in `state`.
@@ -58,26 +62,31 @@ pub const fn admit(state: State, request: Request) -> Verdict {
         (Q::Remove, S::Stopping) => V::Defer,
         (Q::Remove, S::Ready | S::NotReady) => V::Run,
         (Q::Remove, S::Removing) => V::Join,
+
+        (Q::Update, S::Creating) => V::Defer,
+        (Q::Update, S::Ready) => V::Run,
+        (Q::Update, S::Stopping | S::NotReady | S::Removing) => V::Deny,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Verdict::{Defer, Done, Join, Run};
+    use Verdict::{Defer, Deny, Done, Join, Run};
 
     #[test]
     fn every_request_in_every_state_has_the_verdict_of_the_table() {
         let table = [
-            (State::Creating, Defer, Defer),
-            (State::Ready, Run, Run),
-            (State::Stopping, Join, Defer),
-            (State::NotReady, Done, Run),
-            (State::Removing, Done, Join),
+            (State::Creating, Defer, Defer, Defer),
+            (State::Ready, Run, Run, Run),
+            (State::Stopping, Join, Defer, Deny),
+            (State::NotReady, Done, Run, Deny),
+            (State::Removing, Done, Join, Deny),
         ];
-        for (state, stop, remove) in table {
+        for (state, stop, remove, update) in table {
             assert_eq!(admit(state, Request::Stop), stop, "stop in {state:?}");
             assert_eq!(admit(state, Request::Remove), remove, "remove in {state:?}");
+            assert_eq!(admit(state, Request::Update), update, "update in {state:?}");
         }
     }
 }

@@ -104,6 +104,11 @@ fn security(host: &Host, report: &mut Report) {
         let remedy = "run a kernel with CONFIG_SECCOMP_FILTER";
         report.warn(AREA, "no seccomp filters: containers may make every system call", remedy);
     }
+    if host.security.apparmor && crate::apparmor::find_parser().is_none() {
+        let what = "AppArmor is on, but there is no apparmor_parser: containers that name no profile \
+            run without one";
+        report.warn(AREA, what, "install the package apparmor");
+    }
     let modules = [("AppArmor", host.security.apparmor), ("SELinux", host.security.selinux)];
     let on: Vec<_> = modules.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
     report

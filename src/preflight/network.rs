@@ -10,10 +10,14 @@ use serde_json::Value;
 use super::{Area, Report, sysctl};
 use crate::config::Config;
 use crate::error::chain;
+use crate::network::pod_ranges;
 
 const AREA: Area = Area::Network;
 
 pub(super) fn look(config: &Config, report: &mut Report) {
+    if let Some(path) = &config.network.conf_template {
+        template(path, report);
+    }
     let network = choose(&config.network.conf_dir, report);
     if let Some(network) = &network {
         plugins(network, &config.network.plugin_dirs, report);
@@ -31,6 +35,14 @@ pub(super) fn look(config: &Config, report: &mut Report) {
         let remedy = "modprobe br_netfilter && sysctl net.bridge.bridge-nf-call-iptables=1, if \
             kube-proxy runs here";
         report.warn(AREA, what, remedy);
+    }
+}
+
+/// Whether the template can be rendered; what it becomes depends on the kubelet.
+fn template(path: &Path, report: &mut Report) {
+    match pod_ranges::load(path) {
+        Ok(_) => report.ok(AREA, format!("template {}", path.display())),
+        Err(error) => report.fail(AREA, chain(&error), "correct it, or network.conf_template"),
     }
 }
 

@@ -12,7 +12,6 @@ use rustix::mount::{
 
 use super::{Area, Report};
 use crate::config::Config;
-use crate::host::Host;
 
 const AREA: Area = Area::Storage;
 
@@ -22,12 +21,11 @@ const MIN_FREE_BYTES: u64 = 512 * 1024 * 1024;
 /// Below this the kubelet starts to evict pods (nodefs.available < 10 %).
 const LOW_PERCENT: u64 = 10;
 
-/// A file system by its magic number, statfs(2), and since when it can be mounted id-mapped.
+/// A file system by its magic number, statfs(2).
 struct Kind {
     magic: i64,
     name: &'static str,
     fit: Fit,
-    idmap_since: Option<(u32, u32)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,32 +37,33 @@ enum Fit {
     Unfit,
 }
 
-const fn kind(magic: i64, name: &'static str, fit: Fit, idmap_since: Option<(u32, u32)>) -> Kind {
-    Kind { magic, name, fit, idmap_since }
+const fn kind(magic: i64, name: &'static str, fit: Fit) -> Kind {
+    Kind { magic, name, fit }
 }
 
 /// include/uapi/linux/magic.h
 const KINDS: [Kind; 14] = [
-    kind(0xef53, "ext4", Fit::Good, Some((5, 12))),
-    kind(0x5846_5342, "xfs", Fit::Good, Some((5, 12))),
-    kind(0x9123_683e, "btrfs", Fit::Good, Some((5, 15))),
-    kind(0xf2f5_2010, "f2fs", Fit::Good, Some((5, 18))),
-    kind(0x2fc1_2fc1, "zfs", Fit::Good, None),
-    kind(0x0102_1994, "tmpfs", Fit::Volatile, Some((6, 3))),
-    kind(0x8584_58f6, "ramfs", Fit::Volatile, None),
-    kind(0x794c_7630, "overlay", Fit::Unfit, None),
-    kind(0x6969, "nfs", Fit::Unfit, None),
-    kind(0x6573_5546, "fuse", Fit::Unfit, None),
-    kind(0xff53_4d42, "cifs", Fit::Unfit, None),
-    kind(0xfe53_4d42, "smb3", Fit::Unfit, None),
-    kind(0x0102_1997, "9p", Fit::Unfit, None),
-    kind(0x00c3_6400, "ceph", Fit::Unfit, None),
+    kind(0xef53, "ext4", Fit::Good),
+    kind(0x5846_5342, "xfs", Fit::Good),
+    kind(0x9123_683e, "btrfs", Fit::Good),
+    kind(0xf2f5_2010, "f2fs", Fit::Good),
+    kind(0x2fc1_2fc1, "zfs", Fit::Good),
+    kind(0x0102_1994, "tmpfs", Fit::Volatile),
+    kind(0x8584_58f6, "ramfs", Fit::Volatile),
+    kind(0x794c_7630, "overlay", Fit::Unfit),
+    kind(0x6969, "nfs", Fit::Unfit),
+    kind(0x6573_5546, "fuse", Fit::Unfit),
+    kind(0xff53_4d42, "cifs", Fit::Unfit),
+    kind(0xfe53_4d42, "smb3", Fit::Unfit),
+    kind(0x0102_1997, "9p", Fit::Unfit),
+    kind(0x00c3_6400, "ceph", Fit::Unfit),
 ];
 
-pub(super) fn look(config: &Config, host: &Host, report: &mut Report) {
+pub(super) fn look(config: &Config, report: &mut Report) {
     let (root, state) = (existing(&config.root), existing(&config.state));
-    if file_system(&config.root, host, report) {
+    if file_system(&config.root, report) {
         trial(&config.root, report);
+        mapping(&root, report);
     }
     space(&root, report);
     for dir in [&root, &state] {
@@ -89,7 +88,7 @@ fn kind_of(path: &Path) -> Option<&'static Kind> {
 }
 
 /// Whether it is worth trying overlayfs there.
-fn file_system(root: &Path, host: &Host, report: &mut Report) -> bool {
+fn file_system(root: &Path, report: &mut Report) -> bool {
     let place = existing(root);
     let Some(kind) = kind_of(&place) else {
         let what = format!("root {} is on a file system that is not known here", root.display());
@@ -112,13 +111,18 @@ fn file_system(root: &Path, host: &Host, report: &mut Report) -> bool {
             return false;
         }
     }
-    if kind.idmap_since.is_some_and(|since| host.kernel.version >= since) {
-        report.ok(AREA, format!("{} can be mounted id-mapped", kind.name));
-    } else {
-        let what = format!("{} cannot be mounted id-mapped on this kernel", kind.name);
-        report.warn(AREA, what, "only pods with user namespaces need this");
-    }
     true
+}
+
+/// Whether root file systems can be mapped for user namespaces there.
+fn mapping(place: &Path, report: &mut Report) {
+    match crate::rootfs::mapping::probe(place) {
+        Ok(()) => report.ok(AREA, format!("id-mapped overlayfs works at {}", place.display())),
+        Err(why) => {
+            let remedy = "only pods with user namespaces need this: ext4 or xfs on Linux 6.8";
+            report.warn(AREA, format!("no id-mapped overlayfs: {why}"), remedy);
+        }
+    }
 }
 
 fn space(place: &Path, report: &mut Report) {

@@ -104,8 +104,8 @@ fn two_mounts_on_one_target_both_go() {
     let place = Place::new();
     let layers = [place.layer("only", &[("a", "x")])];
     let target = place.dirs().target;
-    mount_readonly(&layers, &target).expect("first");
-    mount_readonly(&layers, &target).expect("second");
+    mount_readonly(&layers, &target, None).expect("first");
+    mount_readonly(&layers, &target, None).expect("second");
     unmount(&target).expect("unmount");
     assert!(list(&target).is_empty());
 }
@@ -117,7 +117,7 @@ fn a_volume_of_one_layer_hides_its_whiteouts_and_refuses_writes() {
     let dir = fs::File::open(&layer).expect("open layer");
     mknodat(&dir, "gone", FileType::CharacterDevice, Mode::empty(), 0).expect("whiteout");
     let target = place.dirs().target;
-    mount_readonly(&[layer], &target).expect("mount");
+    mount_readonly(&[layer], &target, None).expect("mount");
     assert_eq!(list(&target), ["a"]);
     let error = fs::write(target.join("b"), "x").expect_err("read-only");
     assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
@@ -127,7 +127,7 @@ fn a_volume_of_one_layer_hides_its_whiteouts_and_refuses_writes() {
 fn a_volume_without_layers_is_empty_and_read_only() {
     let place = Place::new();
     let target = place.dirs().target;
-    mount_readonly(&[], &target).expect("mount");
+    mount_readonly(&[], &target, None).expect("mount");
     assert!(list(&target).is_empty());
     assert!(fs::write(target.join("b"), "x").is_err());
 }

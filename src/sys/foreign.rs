@@ -27,7 +27,11 @@ pub async fn canonicalize(path: &Path) -> io::Result<PathBuf> {
     ask(move || std::fs::canonicalize(path)).await
 }
 
-async fn ask<T: Send + 'static>(
+/// Asks any question that only a path's file system can answer.
+///
+/// # Errors
+/// As [`canonicalize`], and the question's own.
+pub async fn ask<T: Send + 'static>(
     question: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let place = Place::take().ok_or(io::ErrorKind::ResourceBusy)?;

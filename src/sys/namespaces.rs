@@ -19,9 +19,13 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::sethostname;
 
 use super::sysctl::{self, SysctlError};
+use super::user_namespace::{Holder, Mappings, as_owner};
 
 /// Names of everything that may be pinned in one directory.
 const PINS: [&str; 5] = ["net", "ipc", "uts", "pid", "user"];
+
+/// Name of the pin of a user namespace.
+const USER: &str = "user";
 
 /// Mounts that may lie on one pin. A pin has one; more come from somebody else's mistakes.
 const MAX_STACKED: usize = 16;
@@ -65,6 +69,8 @@ pub struct PinRequest<'a> {
     pub hostname: Option<&'a str>,
     /// Kernel parameters; each must belong to one of `namespaces`.
     pub sysctls: &'a BTreeMap<String, String>,
+    /// Mappings of a user namespace that the others are to belong to; it is pinned as `user`.
+    pub user: Option<Mappings<'a>>,
 }
 
 /// Why namespaces could not be made, pinned or entered.
@@ -88,6 +94,14 @@ pub enum NamespaceError {
     #[error("make namespaces {namespaces:?}")]
     Unshare {
         /// Which.
+        namespaces: Vec<Namespace>,
+        /// Why.
+        source: io::Error,
+    },
+    /// A user namespace was refused, or one of its mappings.
+    #[error("make a user namespace, and in it {namespaces:?}")]
+    User {
+        /// What should have belonged to it.
         namespaces: Vec<Namespace>,
         /// Why.
         source: io::Error,
@@ -124,7 +138,8 @@ pub enum NamespaceError {
     },
 }
 
-/// Makes namespaces and pins them as `dir/net`, `dir/ipc`, `dir/uts`; `dir` is made if need be.
+/// Makes namespaces and pins them as `dir/net`, `dir/ipc`, `dir/uts`, and as `dir/user` the one they
+/// belong to if it is not ours; `dir` is made if need be.
 /// After a failure nothing of it is left.
 pub fn pin(dir: &Path, request: &PinRequest<'_>) -> Result<(), NamespaceError> {
     if let Some(hostname) = request.hostname
@@ -134,7 +149,10 @@ pub fn pin(dir: &Path, request: &PinRequest<'_>) -> Result<(), NamespaceError> {
     }
     let directory = |source| NamespaceError::Directory { path: dir.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(directory)?;
-    let pinned = on_own_thread(|| pin_here(dir, request));
+    let pinned = on_own_thread(|| match &request.user {
+        None => pin_here(dir, request),
+        Some(mappings) => pin_owned(dir, request, mappings),
+    });
     if pinned.is_err()
         && let Err(error) = unpin(dir)
     {
@@ -232,6 +250,43 @@ fn pin_here(dir: &Path, request: &PinRequest<'_>) -> Result<(), NamespaceError> 
         namespaces: request.namespaces.to_vec(),
         source: errno.into(),
     })?;
+    set_up(request)?;
+    for namespace in request.namespaces {
+        let name = namespace.file_name();
+        let path = dir.join(name);
+        let source = Path::new("/proc/thread-self/ns").join(name);
+        bind(&source, &path).map_err(|source| NamespaceError::Pin { path, source })?;
+    }
+    Ok(())
+}
+
+/// As [`pin_here`], with namespaces that belong to a user namespace of their own. They are set up
+/// from outside, because this program cannot enter that one; with all rights over it, it need not.
+fn pin_owned(
+    dir: &Path,
+    request: &PinRequest<'_>,
+    mappings: &Mappings<'_>,
+) -> Result<(), NamespaceError> {
+    let flags = request.namespaces.iter().fold(CloneFlags::empty(), |all, ns| all | ns.flag());
+    let holder = Holder::start(mappings, flags).map_err(|source| NamespaceError::User {
+        namespaces: request.namespaces.to_vec(),
+        source,
+    })?;
+    let others = request.namespaces.iter().map(|namespace| namespace.file_name());
+    for name in std::iter::once(USER).chain(others) {
+        let path = dir.join(name);
+        bind(&holder.namespace(name), &path)
+            .map_err(|source| NamespaceError::Pin { path, source })?;
+    }
+    drop(holder);
+    for namespace in request.namespaces {
+        enter(&dir.join(namespace.file_name()), *namespace)?;
+    }
+    set_up(request)
+}
+
+/// Sets up the namespaces that this thread is in.
+fn set_up(request: &PinRequest<'_>) -> Result<(), NamespaceError> {
     if request.namespaces.contains(&Namespace::Network) {
         bring_loopback_up().map_err(NamespaceError::Loopback)?;
     }
@@ -242,15 +297,24 @@ fn pin_here(dir: &Path, request: &PinRequest<'_>) -> Result<(), NamespaceError> 
         })?;
     }
     for (key, value) in request.sysctls {
-        sysctl::write(key, value, request.namespaces).map_err(NamespaceError::Sysctl)?;
-    }
-    for namespace in request.namespaces {
-        let name = namespace.file_name();
-        let path = dir.join(name);
-        let source = Path::new("/proc/thread-self/ns").join(name);
-        bind(&source, &path).map_err(|source| NamespaceError::Pin { path, source })?;
+        write_sysctl(key, value, request).map_err(NamespaceError::Sysctl)?;
     }
     Ok(())
+}
+
+/// Some parameters of IPC are their namespace's root's alone, whatever else a process may do (the
+/// kernel's `ipc_permissions`); some of networks want rights that he has not got here. So both try.
+fn write_sysctl(key: &str, value: &str, request: &PinRequest<'_>) -> Result<(), SysctlError> {
+    let write = || sysctl::write(key, value, request.namespaces);
+    let written = write();
+    match (&written, request.user.and_then(|user| user.root())) {
+        (Err(SysctlError::Write { source, .. }), Some(root))
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            as_owner(root, write).unwrap_or(written)
+        }
+        _ => written,
+    }
 }
 
 fn bind(source: &Path, target: &Path) -> io::Result<()> {

@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,8 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags};
+
+mod mapped;
 
 /// fsconfig(2) takes strings of at most 255 bytes.
 const MAX_STRING: usize = 255;
@@ -39,6 +41,8 @@ pub struct Overlay<'a> {
     pub target: &'a Path,
     /// SELinux label of all files (`context=`).
     pub label: Option<&'a str>,
+    /// User namespace by which the ids of the lower layers are mapped.
+    pub mapped_by: Option<BorrowedFd<'a>>,
 }
 
 /// Mounts an overlay.
@@ -58,13 +62,20 @@ pub fn mount(overlay: &Overlay<'_>) -> io::Result<()> {
 
 fn in_own_thread(overlay: &Overlay<'_>) -> io::Result<()> {
     unshare(CloneFlags::CLONE_FS)?;
+    if let Some(namespace) = overlay.mapped_by {
+        return attach(mapped::tree(overlay, namespace)?, overlay.target);
+    }
     let mut names = Names::enter(overlay.lower)?;
     match by_fsconfig(overlay, &mut names) {
         // An old kernel has no fsopen, or no `lowerdir+`.
         Err(Step::Unknown) => by_page(overlay, &mut names),
         Err(Step::Failed(error)) => Err(error.into()),
-        Ok(()) => Ok(()),
+        Ok(tree) => attach(tree, overlay.target),
     }
+}
+
+fn attach(tree: OwnedFd, target: &Path) -> io::Result<()> {
+    Ok(mount::move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 /// Why the new way did not work.
@@ -81,7 +92,8 @@ impl From<Errno> for Step {
     }
 }
 
-fn by_fsconfig(overlay: &Overlay<'_>, names: &mut Names) -> Result<(), Step> {
+/// The overlay, attached nowhere yet.
+fn by_fsconfig(overlay: &Overlay<'_>, names: &mut Names) -> Result<OwnedFd, Step> {
     let context = match mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
         Ok(context) => context,
         Err(Errno::NOSYS | Errno::PERM) => return Err(Step::Unknown),
@@ -114,9 +126,7 @@ fn by_fsconfig(overlay: &Overlay<'_>, names: &mut Names) -> Result<(), Step> {
                 | MountAttrFlags::MOUNT_ATTR_NOSUID
         }
     };
-    let tree = mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, read_only)?;
-    mount::move_mount(tree, "", CWD, overlay.target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    Ok(())
+    Ok(mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, read_only)?)
 }
 
 fn by_page(overlay: &Overlay<'_>, names: &mut Names) -> io::Result<()> {
@@ -180,6 +190,11 @@ struct Names {
 }
 
 impl Names {
+    /// Without a working directory: every path stands for itself.
+    fn whole() -> Self {
+        Self { here: None, open: Vec::new() }
+    }
+
     fn enter(lower: &[PathBuf]) -> io::Result<Self> {
         let here = lower.first().and_then(|first| first.parent());
         let here = here.filter(|here| lower.iter().all(|layer| layer.parent() == Some(here)));
@@ -241,8 +256,13 @@ mod tests {
         for path in [&upper, &work, &target] {
             fs::create_dir(path).expect("directory");
         }
-        let overlay =
-            Overlay { lower: &lower, upper: Some((&upper, &work)), target: &target, label: None };
+        let overlay = Overlay {
+            lower: &lower,
+            upper: Some((&upper, &work)),
+            target: &target,
+            label: None,
+            mapped_by: None,
+        };
         let _mounted = Mounted(target.clone());
         std::thread::scope(|scope| {
             let old = || {
@@ -263,8 +283,13 @@ mod tests {
         for path in [&upper, &work, &target] {
             fs::create_dir(path).expect("directory");
         }
-        let overlay =
-            Overlay { lower: &lower, upper: Some((&upper, &work)), target: &target, label: None };
+        let overlay = Overlay {
+            lower: &lower,
+            upper: Some((&upper, &work)),
+            target: &target,
+            label: None,
+            mapped_by: None,
+        };
         let _mounted = Mounted(target.clone());
         mount(&overlay).expect("mount");
         assert_eq!(fs::read_dir(&target).expect("list").count(), 3);

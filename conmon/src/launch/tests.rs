@@ -14,6 +14,7 @@ fn sample() -> Launch {
         terminal: true,
         stdin: true,
         stdin_once: true,
+        owner: Some(Owner { uid: 65_536, gid: 0 }),
         create_timeout: Duration::from_millis(1500),
         runtime: ["/usr/bin/runc", "create", "--", "--dir", "ab12"].map(OsString::from).to_vec(),
     }
@@ -25,13 +26,14 @@ fn parse(line: &str) -> Result<Launch, LaunchError> {
 
 #[test]
 fn every_launch_is_read_back_from_its_own_arguments() {
-    for bits in 0..16u8 {
+    for bits in 0..32u8 {
         let launch = Launch {
             terminal: bits & 1 != 0,
             stdin: bits & 2 != 0,
             stdin_once: bits & 4 != 0,
             log: (bits & 8 != 0)
                 .then(|| PathBuf::from(OsString::from_vec(b"/l/\xff -- x".to_vec()))),
+            owner: sample().owner.filter(|_| bits & 16 != 0),
             ..sample()
         };
         assert_eq!(Launch::parse(launch.args()), Ok(launch));
@@ -54,6 +56,8 @@ fn a_wrong_command_line_is_refused_by_the_name_of_what_is_wrong() {
         ("run --id  --dir /d -- r", Value("--id")),
         ("run --dir /d --dir /d -- r", Twice("--dir")),
         ("run --stdin --stdin -- r", Twice("--stdin")),
+        ("run --owner 1 -- r", Value("--owner")),
+        ("run --owner -1:4294967295 -- r", Value("--owner")),
         ("run --colour -- r", Option("--colour".into())),
         ("run --dir /d --id a", Missing("--")),
         ("run --id a --create-timeout-ms 1 -- r", Missing("--dir")),

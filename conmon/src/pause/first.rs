@@ -26,8 +26,17 @@ pub(super) const STAY: &[u8] = b"!";
 /// Where the new root is mounted for a moment, in a mount namespace of its own. Every host has it.
 const PLACE: &CStr = c"/proc";
 
+/// What the first process is, and how it talks to who starts it.
+pub(super) struct Role {
+    pub(super) user: u32,
+    pub(super) group: u32,
+    pub(super) to_parent: OwnedFd,
+    pub(super) from_parent: OwnedFd,
+}
+
 /// Locks this process in, waits for the parent's word, and reaps for ever.
-pub(super) fn run(user: u32, group: u32, to_parent: OwnedFd, from_parent: OwnedFd) -> ! {
+pub(super) fn run(role: Role) -> ! {
+    let Role { user, group, to_parent, from_parent } = role;
     let mut to_parent = File::from(to_parent);
     let said = match lock_in(user, group) {
         Ok(()) => READY.to_owned(),

@@ -175,6 +175,21 @@ pub(crate) fn users_come_by_number_name_and_image(fixture: &Fixture) -> Result<(
     let said = named(pb::SupplementalGroupsPolicy::Strict)?;
     ensure!(said.starts_with("1000:1000:1000 77 /"), "{said:?}");
 
+    for (policy, groups) in [
+        (pb::SupplementalGroupsPolicy::Merge, &[77, 1000, 1500][..]),
+        (pb::SupplementalGroupsPolicy::Strict, &[77, 1000]),
+    ] {
+        let mut config = request::shell("who", &busybox, "exit 0");
+        security(&mut config).run_as_username = "app".to_owned();
+        security(&mut config).supplemental_groups = vec![77];
+        security(&mut config).supplemental_groups_policy = policy.into();
+        let (running, status) = crate::support::finish(&node, config)?;
+        let user = status.user.and_then(|user| user.linux).context("no user in the status")?;
+        ensure!((user.uid, user.gid) == (1000, 1000), "{user:?}");
+        ensure!(user.supplemental_groups == groups, "{policy:?}: {user:?}");
+        node.cri().drop_pod(&running.pod)?;
+    }
+
     let mut config = request::shell("env", &busybox, "echo $A-$B; pwd");
     config.working_dir = "/made/here".to_owned();
     let env = |key: &str, value: &str| pb::KeyValue { key: key.to_owned(), value: value.into() };

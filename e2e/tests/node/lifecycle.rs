@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
+use e2e::node::Options;
 use e2e::runner::Fixture;
+use e2e::traces::ensure_nothing_new;
 use e2e::wait::eventually;
 use e2e::{host, request};
 use tonic::Code;
@@ -223,4 +225,63 @@ pub(crate) fn a_command_that_does_not_exist_is_a_clear_error(fixture: &Fixture) 
     };
     ensure!(format!("{error:#}").contains("/no/such/program"), "{error:#}");
     e2e::traces::ensure_nothing_new(&before, || node.traces())
+}
+
+pub(crate) fn stop_signals_are_sent_by_number_and_reported(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let busybox = fixture.busybox(&node)?;
+    let user = fixture.image("user:latest");
+    node.cri().pull(&user)?;
+    use pb::Signal::{RuntimeDefault, Sigquit, Sigrtminplus3, Sigterm, Sigusr1};
+    // Asked for, what the image says, and what is reported; each trap exits with its own code.
+    for (image, asked, kernel, reported) in [
+        (&busybox, RuntimeDefault, 15, Sigterm),
+        (&busybox, Sigquit, 3, Sigquit),
+        (&busybox, Sigrtminplus3, 37, Sigrtminplus3),
+        (&user, RuntimeDefault, 10, Sigusr1),
+        (&user, Sigterm, 15, Sigterm),
+    ] {
+        let traps = [15, 3, 37, 10].map(|n| format!("trap 'exit {}' {n}; ", 100 + n)).concat();
+        let line = format!("{traps} echo ready; while :; do sleep 0.05; done");
+        let mut config = request::shell("trap", image, &line);
+        config.stop_signal = asked.into();
+        let running = run(&node, config)?;
+        printed(&running, "ready")?;
+        ensure!(node.cri().container(&running.id)?.stop_signal() == reported, "{asked:?}");
+        node.cri().stop(&running.id, 30)?;
+        let code = node.cri().container(&running.id)?.exit_code;
+        ensure!(code == 100 + kernel, "{image} {asked:?}: exit code {code}");
+        node.cri().drop_pod(&running.pod)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn a_start_that_fails_is_an_exit_with_a_log(fixture: &Fixture) -> Result<()> {
+    let script = fixture.dir().join("cannot-start");
+    let text = "#!/bin/sh\nfor word; do\n  [ \"$word\" = start ] && { echo no start today >&2; exit 1; }\n\
+                done\nexec /usr/sbin/runc \"$@\"\n";
+    std::fs::write(&script, text)?;
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let config = format!(
+        "[runtime.handlers.cannot-start]\npath = \"{}\"\nroot = \"{}\"\n",
+        script.display(),
+        fixture.dir().join("cannot-start.state").display()
+    );
+    let node = fixture.own_node(Options { config, ..Options::default() })?;
+    let image = fixture.busybox(&node)?;
+    let pod_config = request::host_network_pod(&node, "fails");
+    let pod = node.cri().run_pod_with(&pod_config, "cannot-start")?;
+    let before = node.traces();
+    let running =
+        add(&node, &pod, &pod_config, request::container("c", &image, &["/bin/sleep", "1000"]))?;
+    let refused = node.cri().start(&running.id).err().context("started")?;
+    ensure!(refused.message().contains("no start today"), "{refused:?}");
+    let status = node.cri().container(&running.id)?;
+    ensure!(state(&status) == pb::ContainerState::ContainerExited, "{status:?}");
+    ensure!(status.exit_code == 128 && status.reason == "StartError", "{status:?}");
+    ensure!(status.message.contains("no start today"), "{:?}", status.message);
+    ensure!(status.started_at > 0 && status.finished_at >= status.started_at, "{status:?}");
+    ensure!(running.log().exists(), "no log file");
+    node.cri().remove(&running.id)?;
+    ensure_nothing_new(&before, || node.traces())
 }

@@ -10,12 +10,12 @@ use e2e::runner::Fixture;
 use crate::support::{ended, pid, run};
 
 /// cgroup v2 alone, without the hierarchies of v1.
-fn unified() -> bool {
+pub(crate) fn unified() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 /// A file of the control group that a process is in.
-fn cgroup_file(pid: u32, controller: &str, v1: &str, v2: &str) -> Result<String> {
+pub(crate) fn cgroup_file(pid: u32, controller: &str, v1: &str, v2: &str) -> Result<String> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let path = groups.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);

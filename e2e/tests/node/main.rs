@@ -10,17 +10,24 @@ mod churn;
 mod confinement;
 mod crictl;
 mod daemon;
+mod events;
+mod every_rpc;
 mod images;
 mod lies;
 mod lifecycle;
 mod limits;
 mod logs;
+mod namespaces;
 mod network;
+mod privileged;
+mod resources;
 mod restart;
 mod retry;
+mod stats;
 mod streaming;
 mod stuck;
 mod support;
+mod volumes;
 
 fn main() -> ExitCode {
     e2e::runner::main(&cases![
@@ -52,6 +59,7 @@ fn main() -> ExitCode {
         network::a_host_network_pod_needs_no_plugin,
         network::resolv_conf_and_hostname_are_the_requests,
         network::sysctls_apply_in_the_pod_alone,
+        network::the_pods_addresses_become_a_network_by_the_template,
         network::a_failing_plugin_is_undone_and_owed_deletes_are_paid,
         confinement::the_default_is_confined,
         confinement::seccomp_filters_when_asked,
@@ -60,9 +68,43 @@ fn main() -> ExitCode {
         confinement::a_read_only_root_cannot_be_written,
         confinement::mounts_arrive_with_their_options,
         confinement::a_shared_process_namespace_has_our_pause,
+        volumes::an_image_is_a_volume,
+        volumes::an_image_volume_that_cannot_be_says_so_first,
+        volumes::image_volumes_outlive_the_daemon,
+        volumes::mounts_travel_as_asked_or_are_refused,
+        volumes::options_and_recursive_read_only_are_in_the_kernel,
+        volumes::a_volume_of_a_directory_of_ours_is_refused,
+        lifecycle::stop_signals_are_sent_by_number_and_reported,
+        lifecycle::a_start_that_fails_is_an_exit_with_a_log,
+        namespaces::the_nodes_processes_and_ipc_are_seen_when_asked_for,
+        namespaces::a_debug_container_joins_its_targets_processes,
+        privileged::a_privileged_container_has_what_the_daemon_has_and_one_warning,
+        privileged::what_the_daemon_may_not_give_is_clamped_with_one_warning,
+        privileged::apparmor_is_what_the_host_can_do,
         limits::limits_are_in_the_kernel,
         limits::an_oom_kill_is_named,
+        resources::an_update_is_in_the_kernel_in_the_status_and_survives,
+        resources::an_update_that_cannot_be_leaves_everything_as_it_was,
+        resources::twenty_updates_at_once_end_with_one_of_them,
+        resources::a_runtime_that_hangs_in_an_update_holds_up_nothing_else,
+        resources::a_pods_resources_are_noted_while_it_is_ready,
+        events::a_pods_life_is_told_in_its_order,
+        events::an_end_that_overtakes_the_start_is_told_after_it,
+        events::who_never_reads_is_cut_off_and_the_other_hears_everything,
+        events::a_new_daemon_tells_what_happens_to_old_pods,
+        stats::figures_of_a_busy_container_are_right_with_runc,
+        stats::figures_of_a_busy_container_are_right_with_crun,
+        stats::a_hundred_containers_are_listed_at_once_and_come_and_go_meanwhile,
+        stats::what_does_not_run_has_no_figures_but_its_layer,
+        stats::a_new_daemon_has_figures_of_old_containers,
+        stats::metrics_have_the_names_and_labels_that_are_announced,
+        stats::crictl_shows_statistics_and_metrics,
+        stats::the_daemon_counts_what_it_does,
         bad_requests::each_is_refused_by_the_name_of_its_field,
+        every_rpc::the_table_has_every_rpc_of_the_interface,
+        every_rpc::nothing_or_nonsense_gets_the_right_code,
+        every_rpc::the_beginning_of_an_id_is_enough_unless_several_begin_so,
+        every_rpc::clients_that_hang_up_at_once_leave_nothing,
         retry::the_same_request_twenty_times_is_one_pod_and_one_container,
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
         restart::twenty_pods_survive_a_killed_daemon,

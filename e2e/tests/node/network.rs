@@ -184,3 +184,75 @@ pub(crate) fn a_failing_plugin_is_undone_and_owed_deletes_are_paid(
     ensure!(neighbours.contains(node.network()), "the bridge itself stays: {neighbours}");
     Ok(())
 }
+
+pub(crate) fn the_pods_addresses_become_a_network_by_the_template(fixture: &Fixture) -> Result<()> {
+    let options = fixture.with_registries(Options { no_network: true, ..Options::default() });
+    let mut node = Node::prepare(options)?;
+    let dir = node.dir().to_owned();
+    let template = dir.join("network.template");
+    let network = serde_json::json!({
+        "cniVersion": "1.0.0",
+        "name": node.network(),
+        "plugins": [{
+            "type": "bridge",
+            "bridge": node.network(),
+            "isGateway": true,
+            "ipam": {
+                "type": "host-local",
+                "dataDir": dir.join("ipam"),
+                "ranges": "RANGES",
+                "routes": "ROUTES",
+            },
+        }],
+    });
+    let ranges = r#"[{{range $i, $range := .PodCIDRRanges}}{{if $i}}, {{end}}[{"subnet": "{{$range}}"}]{{end}}]"#;
+    let routes =
+        r#"[{{range $i, $route := .Routes}}{{if $i}}, {{end}}{"dst": "{{$route}}"}{{end}}]"#;
+    let text = network.to_string().replace("\"RANGES\"", ranges).replace("\"ROUTES\"", routes);
+    fs::write(&template, text)?;
+    fs::create_dir(dir.join("crisol.d"))?;
+    let setting = format!("[network]\nconf_template = \"{}\"\n", template.display());
+    fs::write(dir.join("crisol.d/50-template.toml"), setting)?;
+    node.spawn()?;
+
+    let tell = |node: &Node, cidr: &str| {
+        node.cri()
+            .update_config_rpc(pb::UpdateRuntimeConfigRequest {
+                runtime_config: Some(pb::RuntimeConfig {
+                    network_config: Some(pb::NetworkConfig { pod_cidr: cidr.to_owned() }),
+                }),
+            })
+            .map(drop)
+    };
+    let written = dir.join("net.d/10-crisol.conflist");
+    let refused = tell(&node, "10.88.0.0/16,garbage").err().context("accepted garbage")?;
+    ensure!(refused.code() == tonic::Code::InvalidArgument, "{refused:?}");
+    ensure!(refused.message().contains("pod_cidr"), "{refused:?}");
+    ensure!(!written.exists());
+
+    tell(&node, "10.89.77.0/24")?;
+    let ready = |node: &Node| {
+        eventually("network ready", END, || {
+            let status = node.cri().status_rpc(pb::StatusRequest { verbose: false })?;
+            let conditions = status.status.context("no status")?.conditions;
+            let network = conditions.iter().find(|c| c.r#type == "NetworkReady");
+            ensure!(network.context("no NetworkReady")?.status, "{network:?}");
+            Ok(())
+        })
+    };
+    ready(&node)?;
+    let pod = node.cri().run_pod(&request::pod(&node, "templated"))?;
+    let address = address(&node.cri().pod(&pod)?)?;
+    ensure!(address.to_string().starts_with("10.89.77."), "{address}");
+    node.cri().drop_pod(&pod)?;
+
+    // The next daemon knows the ranges without the kubelet.
+    fs::remove_file(&written)?;
+    node.restart()?;
+    ready(&node)?;
+    ensure!(fs::read_to_string(&written)?.contains("10.89.77.0/24"));
+    tell(&node, "10.89.78.0/24,fd00:89::/64")?;
+    let text = fs::read_to_string(&written)?;
+    ensure!(text.contains("10.89.78.0/24") && text.contains("\"::/0\""), "{text}");
+    Ok(())
+}

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
+use e2e::cri::image_spec;
 use e2e::node::{Node, Options};
 use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
@@ -187,7 +188,16 @@ pub(crate) fn killed_at_any_moment_the_daemon_cleans_up(fixture: &Fixture) -> Re
                     let pod = cri.run_pod(&pod_config).ok()?;
                     let mut config = request::container("c", image, &["/bin/sleep", "1000"]);
                     request::share_namespaces(&mut config, &pod_config);
+                    config.mounts = vec![pb::Mount {
+                        container_path: "/image".to_owned(),
+                        readonly: true,
+                        image: Some(image_spec(image)),
+                        ..pb::Mount::default()
+                    }];
                     let id = cri.create(&pod, &config, &pod_config).ok()?;
+                    let shares =
+                        pb::LinuxContainerResources { cpu_shares: 99, ..Default::default() };
+                    cri.update(&id, shares).ok()?;
                     cri.start(&id).ok()?;
                     cri.stop(&id, 0).ok()?;
                     cri.drop_pod(&pod).ok()

@@ -115,20 +115,27 @@ fn sleeper(node: &Node, image: &str, name: &str) -> Result<Running> {
 fn everybody_else_is_served(node: &Node, bystander: &Running) -> Result<()> {
     type Call<'a> = (&'a str, Box<dyn Fn() -> Result<()> + 'a>);
     let cri = node.cri();
-    let calls: [Call<'_>; 6] = [
+    let calls: [Call<'_>; 10] = [
         ("Status", Box::new(|| Ok(drop(cri.status_rpc(pb::StatusRequest { verbose: true })?)))),
         ("ListPodSandbox", Box::new(|| Ok(drop(cri.pods()?)))),
         ("PodSandboxStatus", Box::new(|| Ok(drop(cri.pod(&bystander.pod)?)))),
         ("ListContainers", Box::new(|| Ok(drop(cri.containers()?)))),
         ("ContainerStatus", Box::new(|| Ok(drop(cri.container_verbose(&bystander.id, true)?)))),
         ("ListImages", Box::new(|| Ok(drop(cri.list_images_rpc(Default::default())?)))),
+        ("ContainerStats", Box::new(|| Ok(drop(cri.container_stats(&bystander.id)?)))),
+        ("ListContainerStats", Box::new(|| Ok(drop(cri.all_container_stats(Default::default())?)))),
+        ("ListPodSandboxStats", Box::new(|| Ok(drop(cri.all_pod_stats(Default::default())?)))),
+        ("ListPodSandboxMetrics", Box::new(|| Ok(drop(cri.pod_metrics()?)))),
     ];
     for (name, call) in &calls {
         let began = Instant::now();
         call().with_context(|| (*name).to_owned())?;
         ensure!(began.elapsed() < PROMPT, "{name} took {:?}", began.elapsed());
     }
+    let mut events = cri.events()?;
     cri.stop(&bystander.id, 0)?;
+    let told = events.next(PROMPT)?.context("the events have ended")?;
+    ensure!(told.container_id == bystander.id, "{told:?}");
     Ok(cri.drop_pod(&bystander.pod)?)
 }
 

@@ -61,8 +61,8 @@ pub enum SpecError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// The kubelet looks for this first word.
-    #[error("RROUnsupported: mount {0} cannot be read-only recursively on this host")]
+    /// Recursive read-only mounts are missing here.
+    #[error("mount {0} cannot be read-only recursively on this host")]
     RecursiveReadOnlyUnsupported(PathBuf),
     /// Idmapped mounts are missing here.
     #[error("mounts: {0} asks for an idmapped mount, which this host cannot do")]
@@ -118,10 +118,10 @@ pub enum SpecError {
 impl Classify for SpecError {
     fn kind(&self) -> Kind {
         match self {
-            SpecError::RecursiveReadOnlyUnsupported(_) => Kind::NamedByFirstWord,
-            SpecError::IdmapUnsupported(_) | SpecError::ProfileUnsupported { .. } => {
-                Kind::Unsupported
+            SpecError::RecursiveReadOnlyUnsupported(_) | SpecError::ProfileUnsupported { .. } => {
+                Kind::Refused
             }
+            SpecError::IdmapUnsupported(_) => Kind::Unsupported,
             SpecError::ImageVolumeMissing(_) | SpecError::SeccompProfileMissing(_) => {
                 Kind::Internal
             }

@@ -216,7 +216,8 @@ fn volume_mount(
     options.extend(volume.options.iter().map(String::as_str));
 
     let mut mount = mount(path, "bind", source, &options);
-    if !volume.uid_mappings.is_empty() {
+    // An image is mounted with its layers mapped already.
+    if !volume.uid_mappings.is_empty() && !is_image {
         if !inputs.host.idmap {
             return Err(SpecError::IdmapUnsupported(path.clone()));
         }

@@ -46,7 +46,7 @@ pub(super) fn process(
     process.set_capabilities(Some(capabilities.to_oci()));
     process.set_rlimits(None);
     process.set_no_new_privileges(Some(inputs.spec.security.no_new_privs));
-    process.set_apparmor_profile(security::apparmor(inputs, warnings)?);
+    process.set_apparmor_profile(security::apparmor(inputs)?);
     process.set_oom_score_adj(Some(oom_score_adj(inputs, warnings)?));
     Ok(process)
 }

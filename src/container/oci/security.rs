@@ -231,19 +231,18 @@ fn guarded(
 }
 
 /// `process.apparmorProfile`; none leaves the process unconfined.
-pub(super) fn apparmor(
-    inputs: &Inputs<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<Option<String>, SpecError> {
+///
+/// A container that names no profile has ours, unless it is privileged: that is what Kubernetes
+/// promises of a node with AppArmor. A privileged one is confined only by what it names itself.
+pub(super) fn apparmor(inputs: &Inputs<'_>) -> Result<Option<String>, SpecError> {
     match &inputs.spec.security.apparmor {
         Profile::Localhost(name) if inputs.host.apparmor => Ok(Some(name.clone())),
         Profile::Localhost(name) => {
             Err(SpecError::ProfileUnsupported { field: "apparmor", name: name.clone() })
         }
-        Profile::RuntimeDefault if inputs.host.apparmor && !inputs.spec.security.privileged => {
-            warnings.push("there is no default AppArmor profile, running without".to_owned());
-            Ok(None)
+        Profile::Unset | Profile::RuntimeDefault if !inputs.spec.security.privileged => {
+            Ok(inputs.host.default_apparmor.map(str::to_owned))
         }
-        Profile::Unset | Profile::Unconfined | Profile::RuntimeDefault => Ok(None),
+        Profile::Unset | Profile::RuntimeDefault | Profile::Unconfined => Ok(None),
     }
 }

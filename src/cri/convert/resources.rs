@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Field, Invalid, Mistakes, shown, text};
 use crate::container::spec::Resources;
 use crate::cri::pb;
+use crate::pod::PodResources;
 
 /// Below this the runtime's own init does not fit into the control group, and the container would
 /// die of it before its program runs.
@@ -85,6 +86,19 @@ pub fn update(linux: Option<pb::LinuxContainerResources>) -> Result<Resources, I
         mistakes.add(&field, "is missing");
     }
     let resources = resources(&mut mistakes, &field, linux, Of::Update);
+    mistakes.finish(resources)
+}
+
+/// What an UpdatePodSandboxResources request tells of a pod.
+pub fn update_pod(
+    overhead: Option<pb::LinuxContainerResources>,
+    sums: Option<pb::LinuxContainerResources>,
+) -> Result<PodResources, Invalid> {
+    let mut mistakes = Mistakes::default();
+    let resources = PodResources {
+        overhead: resources(&mut mistakes, &Field::root("overhead"), overhead, Of::Pod),
+        resources: resources(&mut mistakes, &Field::root("resources"), sums, Of::Pod),
+    };
     mistakes.finish(resources)
 }
 
@@ -289,6 +303,11 @@ mod tests {
             assert!(error.starts_with(&format!("linux.{field}: ")), "{n}: {error}");
         }
         assert_eq!(update(None).unwrap_err().to_string(), "linux: is missing");
+        let bad = Wire { cpu_shares: -1, ..Wire::default() };
+        let refused = update_pod(None, Some(bad)).unwrap_err().to_string();
+        assert!(refused.starts_with("resources.cpu_shares: "), "{refused}");
+        let sum = Wire { cpu_shares: 1 << 20, ..Wire::default() };
+        assert_eq!(update_pod(None, Some(sum)).unwrap().resources.cpu_shares, 1 << 20);
         let swap_alone = Wire { memory_swap_limit_in_bytes: 1 << 30, ..Wire::default() };
         assert!(update(Some(swap_alone)).is_ok());
     }

@@ -1,6 +1,7 @@
 //! Stop signals: the interface counts them its own way.
 
 use super::{Field, Mistakes};
+use crate::container::signal;
 use crate::container::spec::StopSignal;
 use crate::cri::pb;
 
@@ -21,6 +22,17 @@ pub(super) fn stop_signal(
     }
 }
 
+/// The signal that ends a container, for its status: the one that was asked for, else the one that
+/// the image or nobody chose, by the kernel's number.
+pub(super) fn stop_signal_into_pb(asked: Option<&StopSignal>, in_force: u8) -> i32 {
+    let names = |number: &i32| {
+        let signal = pb::Signal::try_from(*number).ok();
+        signal.is_some_and(|s| signal::number(&kernel_name(s)) == Some(in_force))
+    };
+    let found = || (1..=pb::Signal::Sigrtmax.into()).find(names).unwrap_or_default();
+    asked.map_or_else(found, |asked| asked.cri)
+}
+
 /// `SIGTERM`, `SIGRTMIN+3`, `SIGRTMAX-1`.
 fn kernel_name(signal: pb::Signal) -> String {
     let name = signal.as_str_name();
@@ -31,7 +43,6 @@ fn kernel_name(signal: pb::Signal) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::signal;
 
     #[test]
     fn every_number_of_the_interface_is_a_signal_of_the_kernel() {
@@ -49,6 +60,20 @@ mod tests {
         assert_eq!((at(38), at(64), at(65)), ("SIGRTMIN+3", "SIGRTMAX-1", "SIGRTMAX"));
         assert_eq!(stop_signal(&mut mistakes, &field, 0), None);
         assert!(mistakes.finish(()).is_ok());
+    }
+
+    #[test]
+    fn the_signal_in_force_is_reported_by_the_interfaces_number() {
+        assert_eq!(stop_signal_into_pb(None, signal::TERM), 23);
+        assert_eq!(stop_signal_into_pb(None, 10), 29, "SIGUSR1");
+        assert_eq!(stop_signal_into_pb(None, 37), 38, "SIGRTMIN+3");
+        assert_eq!(stop_signal_into_pb(None, 64), 65, "SIGRTMAX");
+        // One of two names of the same signal stays what was asked for.
+        let asked = StopSignal { cri: 12, name: "SIGIOT".to_owned() };
+        assert_eq!(stop_signal_into_pb(Some(&asked), 6), 12);
+        for number in 1..=31 {
+            assert_ne!(stop_signal_into_pb(None, number), 0, "signal {number}");
+        }
     }
 
     #[test]

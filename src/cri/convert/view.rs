@@ -13,6 +13,7 @@ use crate::pod::state::State as PodState;
 use super::container::metadata_into_pb as container_metadata;
 use super::image::image_into_pb;
 use super::pod::metadata_into_pb as pod_metadata;
+use super::signal::stop_signal_into_pb;
 use super::{mounts_into_pb, namespace_options, resources_into_pb};
 
 /// A pod in a list.
@@ -81,7 +82,6 @@ pub fn container(record: &ContainerRecord) -> pb::Container {
 pub fn container_status(record: &ContainerRecord) -> pb::ContainerStatus {
     let (image_ref, image_id) = image_names(record);
     let ended = record.ended.as_ref();
-    let stop_signal = record.spec.stop_signal.as_ref();
     pb::ContainerStatus {
         id: record.id.to_string(),
         metadata: Some(container_metadata(&record.spec)),
@@ -99,7 +99,7 @@ pub fn container_status(record: &ContainerRecord) -> pb::ContainerStatus {
         mounts: mounts(record),
         log_path: record.log.as_ref().map(|log| log.display().to_string()).unwrap_or_default(),
         resources: Some(pb::ContainerResources {
-            linux: Some(resources_into_pb(&record.spec.resources)),
+            linux: Some(resources_into_pb(record.resources())),
             windows: None,
         }),
         image_id,
@@ -110,7 +110,7 @@ pub fn container_status(record: &ContainerRecord) -> pb::ContainerStatus {
                 supplemental_groups: user.additional_gids.iter().map(|gid| (*gid).into()).collect(),
             }),
         }),
-        stop_signal: stop_signal.map_or(0, |signal| signal.cri),
+        stop_signal: stop_signal_into_pb(record.spec.stop_signal.as_ref(), record.stop_signal),
     }
 }
 
@@ -180,6 +180,7 @@ pub fn pod_info(record: &PodRecord) -> BTreeMap<String, String> {
         "runtimeHandler": record.handler,
         "state": record.state,
         "config": record.spec,
+        "updated": record.updated,
     }))
 }
 

@@ -33,7 +33,7 @@ fn request<'a>(
     namespaces: &'a [Namespace],
     sysctls: &'a BTreeMap<String, String>,
 ) -> PinRequest<'a> {
-    PinRequest { namespaces, hostname: None, sysctls }
+    PinRequest { namespaces, hostname: None, sysctls, user: None }
 }
 
 fn mounts_below(dir: &Path) -> usize {
@@ -81,6 +81,68 @@ fn pinned_namespaces_have_what_was_asked_and_the_node_keeps_its_own() {
         use std::os::unix::fs::MetadataExt;
         assert_ne!(fs::metadata(file).unwrap().ino(), fs::metadata(ours).unwrap().ino());
     }
+}
+
+/// The user namespace that a pinned one belongs to, by its inode (ioctl_ns(2), NS_GET_USERNS).
+fn owner_of(pin: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    let file = File::open(pin).unwrap();
+    // SAFETY: the call takes no argument and returns a descriptor that nobody else owns.
+    let owner = unsafe {
+        let fd = libc::ioctl(file.as_raw_fd(), NS_GET_USERNS);
+        assert!(fd >= 0, "{}", io::Error::last_os_error());
+        File::from_raw_fd(fd)
+    };
+    owner.metadata().unwrap().ino()
+}
+
+#[test]
+fn namespaces_belong_to_the_user_namespace_and_are_set_up_all_the_same() {
+    use crate::sys::user_namespace::Range;
+    use std::os::unix::fs::MetadataExt;
+    let host = |file: &str| fs::read_to_string(file).unwrap();
+    let files = [
+        "/proc/sys/kernel/hostname",
+        "/proc/sys/net/ipv4/ip_default_ttl",
+        "/proc/sys/kernel/shm_rmid_forced",
+        "/proc/sys/fs/mqueue/msg_max",
+    ];
+    let before = files.map(host);
+    let pins = Pins::new();
+    let sysctls = sysctls(&[
+        ("net.ipv4.ip_default_ttl", "77"),
+        ("kernel/shm_rmid_forced", "1"),
+        ("fs.mqueue.msg_max", "13"),
+    ]);
+    let range = [Range { inside: 0, outside: 200_000, length: 65_536 }];
+    let request = PinRequest {
+        hostname: Some("pinned-host"),
+        user: Some(Mappings { uids: &range, gids: &range }),
+        ..request(&ALL, &sysctls)
+    };
+    pin(&pins.dir(), &request).unwrap();
+    assert_eq!(files.map(|file| seen_inside(&pins.dir(), file)), ["pinned-host", "77", "1", "13"]);
+    assert_eq!(files.map(host), before);
+    let user = fs::metadata(pins.dir().join("user")).unwrap().ino();
+    for namespace in ALL {
+        assert_eq!(owner_of(&pins.dir().join(namespace.file_name())), user, "{namespace:?}");
+    }
+    unpin(&pins.dir()).unwrap();
+    assert_eq!(mounts_below(&pins.dir()), 0);
+    assert!(!pins.dir().exists());
+}
+
+#[test]
+fn a_mapping_that_the_kernel_refuses_leaves_nothing() {
+    use crate::sys::user_namespace::Range;
+    let pins = Pins::new();
+    let none = BTreeMap::new();
+    let range = [Range { inside: 0, outside: 1, length: 0 }];
+    let user = Some(Mappings { uids: &range, gids: &range });
+    let error = pin(&pins.dir(), &PinRequest { user, ..request(&ALL, &none) }).unwrap_err();
+    assert!(matches!(error, NamespaceError::User { .. }), "{error}");
+    assert!(!pins.dir().exists());
 }
 
 #[test]

@@ -108,15 +108,28 @@ fn apparmor_is_applied_where_there_is_any() {
         Fixture::with(|f| {
             f.spec.security.apparmor = profile;
             f.host.apparmor = apparmor;
+            f.host.default_apparmor = apparmor.then_some("ours");
         })
     };
+    let applied = |fixture: &Fixture| fixture.json()["process"]["apparmorProfile"].clone();
     let named = Profile::Localhost("web".into());
-    assert_eq!(with(named.clone(), true).json()["process"]["apparmorProfile"], "web");
-    assert_eq!(with(named, false).build().unwrap_err().kind(), Kind::Unsupported);
-    let default = with(Profile::RuntimeDefault, true);
-    assert_eq!(default.json()["process"]["apparmorProfile"], Value::Null);
-    assert_eq!(default.warnings().len(), 1);
-    assert!(with(Profile::RuntimeDefault, false).warnings().is_empty());
+    assert_eq!(applied(&with(named.clone(), true)), "web");
+    assert_eq!(with(named.clone(), false).build().unwrap_err().kind(), Kind::Refused);
+    for default in [Profile::Unset, Profile::RuntimeDefault] {
+        assert_eq!(applied(&with(default.clone(), true)), "ours");
+        assert_eq!(applied(&with(default.clone(), false)), Value::Null);
+        let mut privileged = with(default, true);
+        privileged.spec.security.privileged = true;
+        assert_eq!(applied(&privileged), Value::Null);
+    }
+    assert_eq!(applied(&with(Profile::Unconfined, true)), Value::Null);
+    let mut privileged = with(named, true);
+    privileged.spec.security.privileged = true;
+    assert_eq!(applied(&privileged), "web");
+    // Enabled, but nothing on the host can load ours.
+    let mut without = with(Profile::Unset, true);
+    without.host.default_apparmor = None;
+    assert_eq!(applied(&without), Value::Null);
 }
 
 fn seccomp(profile: Profile) -> Fixture {
@@ -157,7 +170,7 @@ fn a_filter_is_there_only_if_asked_for_and_possible() {
     assert!(filter(&fixture).is_null());
     assert_eq!(fixture.warnings().len(), 1);
     fixture.spec.security.seccomp = Profile::Localhost("/p.json".into());
-    assert_eq!(fixture.build().unwrap_err().kind(), Kind::Unsupported);
+    assert_eq!(fixture.build().unwrap_err().kind(), Kind::Refused);
     fixture.host.seccomp = true;
     assert_eq!(fixture.build().unwrap_err().kind(), Kind::Internal, "not read");
 }

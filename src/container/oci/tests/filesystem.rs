@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::container::ContainerError;
 
 fn volume(path: &str, source: &str) -> Mount {
     Mount {
@@ -186,8 +187,9 @@ fn what_the_host_cannot_mount_is_said_in_the_kubelets_words() {
     })
     .build()
     .unwrap_err();
-    assert_eq!(error.kind(), Kind::NamedByFirstWord);
-    assert!(error.to_string().starts_with("RROUnsupported: "));
+    let told = ContainerError::spec("main".to_owned(), error);
+    assert_eq!(told.kind(), Kind::Refused);
+    assert!(told.to_string().starts_with("RROUnsupported: "));
 
     let mapping = vec![IdMapping { host_id: 7, container_id: 0, length: 9 }];
     let mut idmapped = Fixture::with(|f| {

@@ -1,0 +1,34 @@
+//! Changes of limits: UpdateContainerResources and UpdatePodSandboxResources.
+
+use tonic::{Request, Response};
+
+use crate::cri::convert;
+use crate::cri::pb;
+use crate::cri::status::status;
+
+use super::{Reply, Runtime, query, refuse};
+
+impl Runtime {
+    pub(super) async fn update_container(
+        &self,
+        request: Request<pb::UpdateContainerResourcesRequest>,
+    ) -> Reply<pb::UpdateContainerResourcesResponse> {
+        let request = request.into_inner();
+        let query = query("container_id", &request.container_id)?;
+        let change = convert::update(request.linux).map_err(refuse)?;
+        self.containers.update(&query, change).await.map_err(status)?;
+        Ok(Response::new(pb::UpdateContainerResourcesResponse {}))
+    }
+
+    /// Best effort: the pod's own group is the kubelet's.
+    pub(super) async fn update_pod(
+        &self,
+        request: Request<pb::UpdatePodSandboxResourcesRequest>,
+    ) -> Reply<pb::UpdatePodSandboxResourcesResponse> {
+        let request = request.into_inner();
+        let query = query("pod_sandbox_id", &request.pod_sandbox_id)?;
+        let resources = convert::update_pod(request.overhead, request.resources).map_err(refuse)?;
+        self.pods.update(&query, resources).await.map_err(status)?;
+        Ok(Response::new(pb::UpdatePodSandboxResourcesResponse {}))
+    }
+}

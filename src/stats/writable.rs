@@ -1,0 +1,265 @@
+//! Space taken by containers' writable layers, measured in the background: no request walks a
+//! directory or waits for a disk.
+//!
+//! Layers are walked one after the other, each anew after a while, with a pause after each that is
+//! a multiple of the walk: however much there is, walking takes a twentieth of one processor.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::ids::ContainerId;
+use crate::steps::blocking;
+
+use super::devices;
+
+/// Between two walks of one layer: as often as the kubelet looks.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Between two looks for layers that are due.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The pause after a walk, as a multiple of what the walk took.
+const REST: u32 = 19;
+
+/// Entries looked at in one walk. A layer of more is counted as far as this.
+const MAX_ENTRIES: u64 = 2_000_000;
+
+/// Space on a file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// A directory on it.
+    pub mountpoint: PathBuf,
+    /// Bytes on disk.
+    pub used_bytes: u64,
+    /// Inodes.
+    pub inodes_used: u64,
+    /// When it was measured.
+    pub at: SystemTime,
+}
+
+/// What one writable layer takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerUsage {
+    /// Bytes on disk.
+    pub used_bytes: u64,
+    /// Inodes.
+    pub inodes_used: u64,
+    /// When it was measured.
+    pub at: SystemTime,
+}
+
+/// The file system that the layers are on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Its device.
+    pub device: String,
+    /// Bytes it has.
+    pub bytes: u64,
+    /// Inodes it has.
+    pub inodes: u64,
+    /// Inodes that are free.
+    pub inodes_free: u64,
+}
+
+/// The writable layers of all containers.
+#[derive(Clone, Debug)]
+pub struct WritableLayers(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By the names of their directories.
+    layers: HashMap<String, Layer>,
+    room: Room,
+}
+
+#[derive(Debug)]
+struct Layer {
+    usage: LayerUsage,
+    due: Instant,
+}
+
+impl WritableLayers {
+    /// Those in `dir`, not measured yet.
+    pub fn new(dir: PathBuf) -> Self {
+        Self(Arc::new(Shared { dir, known: Mutex::default() }))
+    }
+
+    /// What all of them took when they were measured last.
+    pub fn usage(&self) -> Usage {
+        let known = self.lock();
+        let layers = || known.layers.values().map(|layer| layer.usage);
+        Usage {
+            mountpoint: self.0.dir.clone(),
+            used_bytes: layers().map(|layer| layer.used_bytes).sum(),
+            inodes_used: layers().map(|layer| layer.inodes_used).sum(),
+            at: layers().map(|layer| layer.at).max().unwrap_or_else(SystemTime::now),
+        }
+    }
+
+    /// What the layer of one container took; none before it was measured.
+    pub fn layer(&self, id: &ContainerId) -> Option<LayerUsage> {
+        Some(self.lock().layers.get(&id.to_string())?.usage)
+    }
+
+    /// The directory of all layers.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// The file system that the layers are on.
+    pub fn room(&self) -> Room {
+        self.lock().room.clone()
+    }
+
+    /// Measures a layer that is new and therefore small, unless it is known already. Blocks.
+    pub(super) fn measure_first(&self, id: &ContainerId) {
+        let name = id.to_string();
+        if self.lock().room == Room::default() {
+            self.look_at_room();
+        }
+        if !self.lock().layers.contains_key(&name) {
+            self.measure_one(name);
+        }
+    }
+
+    /// Measures again and again, for as long as the daemon lives.
+    pub async fn sample(self) {
+        loop {
+            let layers = self.clone();
+            let due = blocking(move || layers.due()).await;
+            for name in due {
+                let layers = self.clone();
+                let took = blocking(move || layers.measure_one(name)).await;
+                tokio::time::sleep(took * REST).await;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The layers that should be measured now, those that waited longest first. Forgets those that
+    /// are gone.
+    fn due(&self) -> Vec<String> {
+        self.look_at_room();
+        let entries = fs::read_dir(&self.0.dir).into_iter().flatten().flatten();
+        let there: HashSet<String> =
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let mut known = self.lock();
+        known.layers.retain(|name, _| there.contains(name));
+        let now = Instant::now();
+        let since = |name: &String| known.layers.get(name).map(|layer| layer.due);
+        let mut due: Vec<_> = there
+            .iter()
+            .filter(|name| since(name).is_none_or(|due| due <= now))
+            .map(|name| (since(name), name.clone()))
+            .collect();
+        due.sort();
+        due.into_iter().map(|(_, name)| name).collect()
+    }
+
+    /// Returns how long it took.
+    fn measure_one(&self, name: String) -> Duration {
+        let began = Instant::now();
+        let dir = self.0.dir.join(&name);
+        let usage = measure(&dir);
+        if dir.exists() {
+            let layer = Layer { usage, due: Instant::now() + PERIOD };
+            self.lock().layers.insert(name, layer);
+        }
+        began.elapsed()
+    }
+
+    fn look_at_room(&self) {
+        let Ok(found) = rustix::fs::statvfs(&self.0.dir) else { return };
+        let device = fs::metadata(&self.0.dir)
+            .map(|dir| devices::name(rustix::fs::major(dir.dev()), rustix::fs::minor(dir.dev())));
+        self.lock().room = Room {
+            device: device.unwrap_or_default(),
+            bytes: found.f_blocks.saturating_mul(found.f_frsize),
+            inodes: found.f_files,
+            inodes_free: found.f_ffree,
+        };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn measure(dir: &Path) -> LayerUsage {
+    let mut usage = LayerUsage { used_bytes: 0, inodes_used: 0, at: SystemTime::now() };
+    let mut waiting = vec![dir.to_owned()];
+    // Inodes with several names.
+    let mut seen = HashSet::new();
+    while let Some(dir) = waiting.pop() {
+        // What goes while it is looked at is not there.
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if usage.inodes_used >= MAX_ENTRIES {
+                return usage;
+            }
+            let Ok(found) = entry.metadata() else { continue };
+            if !found.is_dir() && found.nlink() > 1 && !seen.insert(found.ino()) {
+                continue;
+            }
+            usage.inodes_used += 1;
+            usage.used_bytes += found.blocks() * 512; // stat(2): always of 512 bytes
+            if found.is_dir() {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    usage
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn files_in_all_depths_are_counted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        fs::write(dir.path().join("a/b/file"), vec![1; 8192]).unwrap();
+        let before = measure(dir.path());
+        assert_eq!(before.inodes_used, 3);
+        assert!(before.used_bytes >= 8192, "{before:?}");
+        fs::hard_link(dir.path().join("a/b/file"), dir.path().join("a/other")).unwrap();
+        assert_eq!(measure(dir.path()).inodes_used, 3);
+    }
+
+    #[test]
+    fn each_layer_has_its_own_figures_until_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let layers = WritableLayers::new(dir.path().to_owned());
+        let (one, two) = (ContainerId::from_bytes([1; 32]), ContainerId::from_bytes([2; 32]));
+        for (id, bytes) in [(one, 1 << 20), (two, 2 << 20)] {
+            let upper = dir.path().join(id.to_string()).join("upper");
+            fs::create_dir_all(&upper).unwrap();
+            fs::write(upper.join("file"), vec![1; bytes]).unwrap();
+        }
+        assert_eq!(layers.layer(&one), None);
+        layers.measure_first(&one);
+        assert_eq!(layers.due(), [two.to_string()]);
+        layers.measure_one(two.to_string());
+        let used = |id| layers.layer(id).unwrap().used_bytes;
+        assert!((1 << 20..2 << 20).contains(&used(&one)) && used(&two) >= 2 << 20);
+        assert_eq!(layers.usage().used_bytes, used(&one) + used(&two));
+        assert!(layers.room().bytes >= layers.usage().used_bytes);
+        fs::remove_dir_all(dir.path().join(one.to_string())).unwrap();
+        assert!(layers.due().is_empty());
+        assert_eq!(layers.layer(&one), None);
+        layers.measure_one(one.to_string());
+        assert_eq!(layers.layer(&one), None, "a layer that went meanwhile");
+    }
+}
