@@ -160,22 +160,9 @@ impl Daemon {
         let inventory = Inventory::take(&config.runtime).await;
         let version = health::version();
         let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
-        let images = blocking({
-            let (dir, config) = (layout.images(), config.image.clone());
-            let metrics = metrics.clone();
-            move || Images::open(&dir, &config, metrics)
-        })
-        .await
-        .context("open the image store")?;
+        let images = open_images(&config, &layout, &metrics).await?;
         let pod_ranges = PodRanges::restored(&config.network, layout.pod_ranges()).await;
-        let mapped_rootfs = blocking({
-            let root = layout.root().to_owned();
-            move || rootfs::mapping::probe(&root)
-        })
-        .await;
-        if let Err(reason) = &mapped_rootfs {
-            tracing::info!(reason, "no user namespaces for pods");
-        }
+        let mapped_rootfs = try_mapped_rootfs(&layout).await;
         let networks = Networks::new(&config.network, layout.cni_cache());
         let operations = Operations::default();
         let layers = WritableLayers::new(layout.writable_layers());
@@ -301,6 +288,26 @@ impl Daemon {
         drop(steps::spawn("gauges", gauges));
         Ok(())
     }
+}
+
+async fn open_images(
+    config: &Config,
+    layout: &Layout,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Images> {
+    let (dir, config, metrics) = (layout.images(), config.image.clone(), metrics.clone());
+    let opened = blocking(move || Images::open(&dir, &config, metrics)).await;
+    opened.context("open the image store")
+}
+
+/// Whether root file systems can be mapped for user namespaces here; if not, why.
+async fn try_mapped_rootfs(layout: &Layout) -> Result<(), String> {
+    let root = layout.root().to_owned();
+    let probed = blocking(move || rootfs::mapping::probe(&root)).await;
+    if let Err(reason) = &probed {
+        tracing::info!(reason, "no user namespaces for pods");
+    }
+    probed
 }
 
 /// Gives back the networks that are owed, for as long as the daemon lives.

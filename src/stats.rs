@@ -200,7 +200,7 @@ impl Shared {
         let known = self.lock().pods.get(&record.id).map(|entry| entry.source.clone());
         let source = known.unwrap_or_else(|| {
             let namespace = self.parts.layout.pod_namespaces(&record.id).join("net");
-            Arc::new(Mutex::new(PodSource::open(record, &namespace)))
+            Arc::new(Mutex::new(PodSource::new(record, namespace)))
         });
         let containers = self.samples_of(record.id);
         let sample = lock(&source).sample(&self.parts.mounted, group, &containers);

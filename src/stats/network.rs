@@ -104,8 +104,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pins = dir.path().join("ns");
         let sysctls = BTreeMap::new();
-        let request =
-            PinRequest { namespaces: &[Namespace::Network], hostname: None, sysctls: &sysctls };
+        let request = PinRequest {
+            namespaces: &[Namespace::Network],
+            hostname: None,
+            sysctls: &sysctls,
+            user: None,
+        };
         pin(&pins, &request).unwrap();
         let network = Network::open(&pins.join("net")).unwrap();
         let text = network.0.read().unwrap();

@@ -1,6 +1,6 @@
 //! One pod's samples: its control group, or what its containers use together, and its network.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,19 +35,22 @@ pub struct PodSample {
 #[derive(Debug)]
 pub(super) struct PodSource {
     group: Option<(PathBuf, Counters)>,
+    /// Where its own network namespace is pinned.
+    namespace: Option<PathBuf>,
     network: Option<Network>,
     rate: Rate,
 }
 
 impl PodSource {
-    /// Enters its network `namespace` for a moment. Blocks.
-    pub(super) fn open(record: &PodRecord, namespace: &Path) -> Self {
+    /// Of a pod whose network namespace, if it has its own, is pinned at `namespace`.
+    pub(super) fn new(record: &PodRecord, namespace: PathBuf) -> Self {
         let own = record.spec.network != NamespaceMode::Node;
-        let network = own.then(|| Network::open(namespace)).flatten();
-        Self { group: None, network, rate: Rate::default() }
+        let namespace = own.then_some(namespace);
+        Self { group: None, namespace, network: None, rate: Rate::default() }
     }
 
-    /// Looks at `group`, if it is the pod's alone, and at the network. Blocks.
+    /// Looks at `group`, if it is the pod's alone, and at the network, whose namespace it enters for
+    /// a moment the first time. Blocks.
     pub(super) fn sample(
         &mut self,
         mounted: &host::Cgroups,
@@ -57,6 +60,9 @@ impl PodSource {
         let (now, at_ns) = (Instant::now(), now_ns());
         let of_group = self.read_group(mounted, group);
         let has_group = of_group.is_some();
+        if self.network.is_none() {
+            self.network = self.namespace.as_deref().and_then(Network::open);
+        }
         let reading = of_group.unwrap_or_else(|| sum(containers));
         PodSample {
             at_ns,

@@ -40,6 +40,94 @@ fn a_hybrid_host_gives_counters_from_v1_and_pressure_from_v2() {
 }
 
 #[test]
+fn every_file_of_v1_is_found_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    for (file, text) in [
+        ("cpu/g/cpu.stat", "nr_periods 4\nnr_throttled 3\nthrottled_time 2\n"),
+        ("cpuacct/g/cpuacct.usage", "1000000000\n"),
+        ("cpuacct/g/cpuacct.stat", "user 5\nsystem 6\n"),
+        ("memory/g/memory.usage_in_bytes", "100\n"),
+        ("memory/g/memory.max_usage_in_bytes", "200\n"),
+        ("memory/g/memory.limit_in_bytes", "300\n"),
+        ("memory/g/memory.failcnt", "7\n"),
+        ("memory/g/memory.kmem.usage_in_bytes", "8\n"),
+        ("memory/g/memory.stat", "total_rss 50\ntotal_inactive_file 10\n"),
+        ("memory/g/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 9\n"),
+        ("memory/g/memory.memsw.usage_in_bytes", "130\n"),
+        ("memory/g/memory.memsw.limit_in_bytes", "9223372036854771712\n"),
+        ("blkio/g/blkio.throttle.io_service_bytes", "8:0 Read 11\nTotal 11\n"),
+        ("blkio/g/blkio.throttle.io_serviced", "8:0 Read 1\nTotal 1\n"),
+        ("pids/g/pids.current", "12\n"),
+        ("pids/g/pids.max", "1000\n"),
+        ("pids/g/cgroup.procs", "1\n2\n"),
+    ] {
+        write(root, file, text);
+    }
+    let mut counters = Counters::open(&hybrid(root), Path::new("g"));
+    let reading = counters.read().unwrap();
+    assert_eq!((reading.cpu.usage_ns, reading.cpu.throttled_ns), (Some(1_000_000_000), Some(2)));
+    assert!(reading.cpu.user_ns.is_some() && reading.cpu.system_ns.is_some());
+    let memory = reading.memory;
+    assert_eq!((memory.usage_bytes, memory.max_usage_bytes), (Some(100), Some(200)));
+    assert_eq!((memory.limit_bytes, memory.working_set_bytes), (Some(300), Some(90)));
+    assert_eq!((memory.limit_hits, memory.kernel_bytes), (Some(7), Some(8)));
+    assert_eq!((memory.rss_bytes, memory.oom_kills), (Some(50), Some(9)));
+    assert_eq!(reading.swap, Swap { usage_bytes: Some(30), limit_bytes: None });
+    assert_eq!((reading.io[0].read_bytes, reading.io[0].reads), (11, 1));
+    let tasks = Tasks { processes: Some(2), threads: Some(12), max_threads: Some(1000) };
+    assert_eq!(reading.tasks, tasks);
+    assert_eq!(counters.processes(), [1, 2]);
+}
+
+#[test]
+fn every_file_of_v2_is_found_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    let pressure = "some avg10=0.00 avg60=0.00 avg300=0.00 total=3\n";
+    for (file, text) in [
+        ("g/cpu.stat", "usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_periods 4\n"),
+        ("g/memory.current", "100\n"),
+        ("g/memory.peak", "200\n"),
+        ("g/memory.max", "max\n"),
+        ("g/memory.stat", "anon 50\nfile 40\nkernel 8\ninactive_file 10\n"),
+        ("g/memory.events", "max 7\noom_kill 9\n"),
+        ("g/memory.swap.current", "30\n"),
+        ("g/memory.swap.max", "300\n"),
+        ("g/io.stat", "8:0 rbytes=11 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n"),
+        ("g/pids.current", "12\n"),
+        ("g/pids.max", "max\n"),
+        ("g/cgroup.procs", "1\n2\n"),
+        ("g/cpu.pressure", pressure),
+        ("g/memory.pressure", pressure),
+        ("g/io.pressure", pressure),
+    ] {
+        write(root, file, text);
+    }
+    let mounted = host::Cgroups {
+        version: CgroupVersion::V2,
+        unified: Some(root.to_owned()),
+        v1: BTreeMap::new(),
+        unified_controllers: BTreeSet::new(),
+    };
+    let mut counters = Counters::open(&mounted, Path::new("g"));
+    let reading = counters.read().unwrap();
+    assert_eq!((reading.cpu.usage_ns, reading.cpu.periods), (Some(5000), Some(4)));
+    let memory = reading.memory;
+    assert_eq!((memory.usage_bytes, memory.max_usage_bytes), (Some(100), Some(200)));
+    assert_eq!((memory.limit_bytes, memory.working_set_bytes), (None, Some(90)));
+    assert_eq!((memory.limit_hits, memory.kernel_bytes), (Some(7), Some(8)));
+    assert_eq!((memory.rss_bytes, memory.oom_kills), (Some(50), Some(9)));
+    assert_eq!(reading.swap, Swap { usage_bytes: Some(30), limit_bytes: Some(300) });
+    assert_eq!(reading.io[0].read_bytes, 11);
+    let tasks = Tasks { processes: Some(2), threads: Some(12), max_threads: None };
+    assert_eq!(reading.tasks, tasks);
+    let total = |psi: Option<Psi>| psi.unwrap().some.total_us;
+    let Pressure { cpu, memory, io } = reading.pressure;
+    assert_eq!([total(cpu), total(memory), total(io)], [3, 3, 3]);
+}
+
+#[test]
 fn the_most_that_was_seen_stands_in_for_a_peak_that_the_kernel_does_not_tell() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
