@@ -73,6 +73,12 @@ pub struct Stream {
     pub address: IpAddr,
     /// Port; 0 = any free one.
     pub port: u16,
+    /// Certificate chain; none = no TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key; there exactly if the chain is.
+    pub tls_key: Option<PathBuf>,
+    /// Whom clients' certificates must come from; none = clients need no certificate.
+    pub tls_client_ca: Option<PathBuf>,
 }
 
 /// `[network]`

@@ -17,6 +17,7 @@ use crate::rootfs::Mapping;
 use crate::runtime::handlers::Inventory;
 
 pub mod actor;
+pub mod attach;
 pub mod bundle;
 pub mod cleanup;
 pub mod confine;

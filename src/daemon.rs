@@ -45,6 +45,7 @@ use crate::runtime::handlers::Inventory;
 use crate::runtime::{Runtime, SystemdCgroup};
 use crate::stats::{self, Stats, WritableLayers};
 use crate::steps::{self, Operations, blocking};
+use crate::stream;
 
 mod plugins;
 
@@ -101,6 +102,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let listener = config.cri.listen.clone();
     let metrics_address = config.metrics.listen;
+    let stream_config = config.stream.clone();
     let daemon = Daemon::build(config).await?;
     let socket = bind(&listener)?;
     let (stop, stopping) = watch::channel(false);
@@ -109,7 +111,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         let served = metrics::serve::serve(bound, daemon.metrics.clone(), until(stopping.clone()));
         drop(steps::spawn("metrics", served));
     }
-    let server = tokio::spawn(daemon.server(socket, stopping));
+    let (pods, containers) = (daemon.pods.clone(), daemon.containers.clone());
+    let streams =
+        stream::Server::listen(&stream_config, pods, containers, stopping.clone()).await?;
+    let server = tokio::spawn(daemon.server(socket, streams.streaming(), stopping));
+    let streams = tokio::spawn(streams.serve());
     daemon.recover().await?;
     tracing::info!(socket = %listener.display(), "serving");
     sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
@@ -130,6 +136,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     daemon.events.close();
     let drained = async {
         server.await.ok();
+        streams.await.ok();
         while !daemon.operations.snapshot().is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -246,12 +253,14 @@ impl Daemon {
     fn server(
         &self,
         socket: UnixListener,
+        streaming: stream::Streaming,
         stopping: watch::Receiver<bool>,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<> {
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
         let runtime = RuntimeApi::new(
             pods,
             containers,
+            streaming,
             self.reporter.clone(),
             self.events.clone(),
             self.stats.clone(),

@@ -69,6 +69,12 @@ macro_rules! id {
             }
         }
 
+        impl From<&$name> for IdQuery {
+            fn from(id: &$name) -> Self {
+                IdQuery::whole(id.to_string())
+            }
+        }
+
         impl From<$name> for String {
             fn from(id: $name) -> String {
                 id.to_string()
@@ -127,13 +133,19 @@ impl IdQuery {
         }
     }
 
+    /// The question for an id that is known whole.
+    fn whole(id: String) -> Self {
+        Self(id)
+    }
+
     /// The text as it was asked.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-fn random() -> [u8; 32] {
+/// 32 bytes of the kernel's random numbers.
+pub(crate) fn random() -> [u8; 32] {
     let mut bytes = [0; 32];
     let mut filled = 0;
     while filled < bytes.len() {

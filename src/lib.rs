@@ -8,6 +8,7 @@ pub mod logging;
 pub mod preflight;
 
 pub mod cri;
+pub mod stream;
 
 pub mod container;
 pub mod health;

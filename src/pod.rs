@@ -17,6 +17,7 @@ use crate::rootfs::Mapping;
 
 pub mod actor;
 pub mod detach;
+pub mod dial;
 pub mod error;
 pub mod gate;
 pub mod parts;

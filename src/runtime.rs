@@ -181,6 +181,9 @@ impl Runtime {
         argv.extend(["exec".into(), "--detach".into()]);
         argv.extend(["--process".into(), files.process.clone().into_os_string()]);
         argv.extend(["--pid-file".into(), files.pid.clone().into_os_string()]);
+        if let Some(console) = &files.console {
+            argv.extend(["--console-socket".into(), console.clone().into_os_string()]);
+        }
         argv.push(id.to_string().into());
         argv.into_iter().map(OsString::into_vec).collect()
     }
@@ -350,6 +353,8 @@ pub struct ExecFiles {
     pub pid: PathBuf,
     /// The runtime's log.
     pub log: PathBuf,
+    /// Where the runtime sends the process's terminal; none = the process gets none.
+    pub console: Option<PathBuf>,
 }
 
 /// Why a runtime failed, from the log that its command line named.

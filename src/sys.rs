@@ -11,6 +11,7 @@ pub mod namespaces;
 pub mod overlay;
 pub mod pass_fds;
 pub mod pidfd;
+pub mod readiness;
 pub mod real_path;
 pub mod sysctl;
 pub mod tmpfs;

@@ -144,6 +144,12 @@ calls! { pods:
     reopen_rpc, reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     /// ExecSync.
     exec_rpc, exec_sync(ExecSyncRequest) -> ExecSyncResponse;
+    /// Exec.
+    exec_url_rpc, exec(ExecRequest) -> ExecResponse;
+    /// Attach.
+    attach_url_rpc, attach(AttachRequest) -> AttachResponse;
+    /// PortForward.
+    port_forward_url_rpc, port_forward(PortForwardRequest) -> PortForwardResponse;
     /// ContainerStats.
     container_stats_rpc, container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
     /// ListContainerStats.

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::layout;
-use crate::program::{Said, run};
+use crate::program::{Said, run, run_with_input};
 
 /// Seconds that crictl waits for an answer.
 const PATIENCE: u32 = 60;
@@ -17,6 +17,15 @@ const PATIENCE: u32 = 60;
 /// If crictl is missing or hangs; a failing crictl is no error.
 pub fn crictl(socket: &Path, args: &[&str]) -> Result<Said> {
     run(&mut command(socket, args)?).with_context(|| format!("crictl {}", args.join(" ")))
+}
+
+/// The same with `input` as its standard input.
+///
+/// # Errors
+/// As [`crictl`].
+pub fn crictl_with_input(socket: &Path, args: &[&str], input: &[u8]) -> Result<Said> {
+    let mut command = command(socket, args)?;
+    run_with_input(&mut command, input).with_context(|| format!("crictl {}", args.join(" ")))
 }
 
 /// `crictl ARGS` against the daemon that listens on `socket`, not started yet.

@@ -20,5 +20,6 @@ pub mod raw;
 pub mod registry;
 pub mod request;
 pub mod runner;
+pub mod streaming;
 pub mod traces;
 pub mod wait;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -44,13 +44,29 @@ impl Said {
 /// # Errors
 /// If it cannot be started or takes longer than two minutes; a failing exit is no error.
 pub fn run(command: &mut Command) -> Result<Said> {
+    finish(command.stdin(Stdio::null()), &[])
+}
+
+/// Runs `command` to its end with `input` as its standard input.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_input(command: &mut Command, input: &[u8]) -> Result<Said> {
+    finish(command.stdin(Stdio::piped()), input)
+}
+
+fn finish(command: &mut Command, input: &[u8]) -> Result<Said> {
     let shown = format!("{command:?}");
     let mut child = command
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {shown}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let input = input.to_owned();
+        // A program that does not read to the end is its own affair. The thread ends with it.
+        thread::spawn(move || stdin.write_all(&input).ok());
+    }
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
     let status = match wait(&mut child, LIMIT) {

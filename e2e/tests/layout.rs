@@ -213,7 +213,7 @@ fn top_level(list: &str) -> Vec<&str> {
 }
 
 const TOP: &[&str] = &["main", "lib", "cli", "daemon", "logging", "preflight"];
-const EDGE: &[&str] = &["cri"];
+const EDGE: &[&str] = &["cri", "stream"];
 const CORE: &[&str] = &["pod", "container", "image", "stats", "health"];
 const HANDS: &[&str] = &["network", "monitor", "runtime", "rootfs", "cgroup", "apparmor", "nri"];
 const BASE: &[&str] = &[
@@ -228,6 +228,8 @@ fn allowed(module: &str) -> Vec<&'static str> {
     let below_core = [HANDS, &below_hands].concat();
     match module {
         _ if TOP.contains(&module) => [TOP, EDGE, CORE, &below_core].concat(),
+        // It gives out the URLs that lead there.
+        "cri" => [&["stream"][..], CORE, &below_core].concat(),
         _ if EDGE.contains(&module) => [CORE, &below_core].concat(),
         "pod" => [&["container", "image"][..], &below_core].concat(),
         "container" => [&["image"][..], &below_core].concat(),

@@ -9,7 +9,7 @@ set -euo pipefail
 
 cache=$1
 here=$(cd "$(dirname "$0")" && pwd)
-packages=(gcc libc6-dev runc crun containernetworking-plugins docker-registry skopeo umoci iproute2 iptables
+packages=(gcc libc6-dev openssl runc crun containernetworking-plugins docker-registry skopeo umoci iproute2 iptables
     nftables libseccomp-dev pkg-config)
 [ "${2:-}" != guest ] || packages+=(user-mode-linux kmod e2fsprogs apparmor procps)
 

@@ -96,6 +96,9 @@ impl Check<'_> {
                     Value::Number(number) => rules::port(*number),
                     _ => Err("expected an integer".to_owned()),
                 }),
+                tls_cert: self.text("stream.tls_cert", rules::optional_path),
+                tls_key: self.text("stream.tls_key", rules::optional_path),
+                tls_client_ca: self.text("stream.tls_client_ca", rules::optional_path),
             },
             network: Network {
                 conf_dir: self.text("network.conf_dir", rules::absolute_path),
@@ -218,6 +221,15 @@ impl Check<'_> {
             let known: Vec<_> = config.runtime.handlers.keys().map(String::as_str).collect();
             let what = format!("no handler {name:?}, there are {}", known.join(", "));
             self.conflict(["runtime.default_handler"], what);
+        }
+        let Stream { tls_cert, tls_key, tls_client_ca, .. } = &config.stream;
+        if tls_cert.is_some() != tls_key.is_some() {
+            let what = "a certificate and its key go together".to_owned();
+            self.conflict(["stream.tls_cert", "stream.tls_key"], what);
+        }
+        if tls_client_ca.is_some() && tls_cert.is_none() {
+            let what = "clients have certificates only where the server has one".to_owned();
+            self.conflict(["stream.tls_client_ca", "stream.tls_cert"], what);
         }
         let stream = (config.stream.address, config.stream.port);
         if config.stream.port != 0

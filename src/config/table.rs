@@ -99,7 +99,7 @@ pub const BUILT_IN: [BuiltInHandler; 2] = [
 ];
 
 /// All keys with one value, in the order in which files show them.
-pub const KEYS: [Key; 24] = [
+pub const KEYS: [Key; 27] = [
     Key {
         name: "root",
         default: Fallback::Text("/var/lib/crisol"),
@@ -129,6 +129,24 @@ pub const KEYS: [Key; 24] = [
         default: Fallback::Number(0),
         reason: "Its port; 0 takes any free one, which suits every kubelet.",
         get: |c| Value::Number(c.stream.port.into()),
+    },
+    Key {
+        name: "stream.tls_cert",
+        default: Fallback::Text(""),
+        reason: "Certificate chain (PEM) for TLS on that server, read again when it changes; empty = no TLS.",
+        get: |c| optional(c.stream.tls_cert.as_deref()),
+    },
+    Key {
+        name: "stream.tls_key",
+        default: Fallback::Text(""),
+        reason: "Its private key (PEM).",
+        get: |c| optional(c.stream.tls_key.as_deref()),
+    },
+    Key {
+        name: "stream.tls_client_ca",
+        default: Fallback::Text(""),
+        reason: "Certificates (PEM) that must have signed those of clients; empty = a URL's token is enough.",
+        get: |c| optional(c.stream.tls_client_ca.as_deref()),
     },
     Key {
         name: "network.conf_dir",
@@ -170,7 +188,7 @@ pub const KEYS: [Key; 24] = [
         name: "image.auth_file",
         default: Fallback::Text(""),
         reason: "Credentials for registries, containers-auth.json(5); empty = only those of the request.",
-        get: |c| c.image.auth_file.as_deref().map_or(Value::Text(String::new()), path),
+        get: |c| optional(c.image.auth_file.as_deref()),
     },
     Key {
         name: "runtime.default_handler",
@@ -300,6 +318,10 @@ pub fn driver(driver: CgroupDriver) -> &'static str {
 
 fn seconds(time: std::time::Duration) -> Value {
     Value::Number(i64::try_from(time.as_secs()).unwrap_or(i64::MAX))
+}
+
+fn optional(value: Option<&std::path::Path>) -> Value {
+    value.map_or(Value::Text(String::new()), path)
 }
 
 fn path(path: &std::path::Path) -> Value {

@@ -75,7 +75,7 @@ impl Files {
 }
 
 /// Text, and what is said about it.
-const MISTAKES: [(&str, &str); 50] = [
+const MISTAKES: [(&str, &str); 52] = [
     // Syntax.
     ("root = ", "c.toml:1:8: string values must be quoted, expected literal string"),
     ("\n[cri\n", "c.toml:2:5: "),
@@ -203,6 +203,14 @@ const MISTAKES: [(&str, &str); 50] = [
     (
         "stream.port = 9000\nmetrics.listen = \"127.0.0.1:9000\"",
         "c.toml:2:9: metrics.listen: the same address and port as [stream]",
+    ),
+    (
+        "stream.tls_cert = \"/c\"",
+        "c.toml:1:8: stream.tls_cert: a certificate and its key go together",
+    ),
+    (
+        "stream.tls_client_ca = \"/c\"",
+        "c.toml:1:8: stream.tls_client_ca: clients have certificates only where the server has one",
     ),
 ];
 
@@ -438,7 +446,7 @@ const EVERYTHING: &str = r#"
 root = "/srv/crisol"
 state = "/run/other"
 cri.listen = "/run/other.sock"
-stream = { address = "::1", port = 10010 }
+stream = { address = "::1", port = 10010, tls_cert = "/c", tls_key = "/k", tls_client_ca = "/ca" }
 network = { conf_dir = "/etc/net", conf_template = "/etc/t", plugin_dirs = ["/a b", "/c\"d"] }
 cgroup.driver = "cgroupfs"
 log = { level = "warn,crisol::image=debug", format = "json" }

@@ -52,6 +52,8 @@ pub enum Request {
     Remove,
     /// Run another process in it.
     Exec,
+    /// Have its standard streams.
+    Attach,
     /// Change its limits.
     Update,
     /// Open the log anew.
@@ -94,9 +96,9 @@ pub const fn admit(state: State, request: Request) -> Verdict {
         (Q::Remove, S::Created | S::Running | S::Stopping | S::Exited | S::Unknown) => V::Run,
         (Q::Remove, S::Removing) => V::Join,
 
-        (Q::Exec | Q::ReopenLog, S::Running | S::Stopping) => V::Run,
+        (Q::Exec | Q::Attach | Q::ReopenLog, S::Running | S::Stopping) => V::Run,
         (
-            Q::Exec | Q::ReopenLog,
+            Q::Exec | Q::Attach | Q::ReopenLog,
             S::Creating | S::Created | S::Starting | S::Exited | S::Removing | S::Unknown,
         ) => V::Deny,
 
@@ -111,16 +113,16 @@ mod tests {
     use super::*;
     use Verdict::{Defer, Deny, Done, Join, Run};
 
-    /// Rows in the order Start, Stop, Remove, Exec, ReopenLog, Update.
-    const TABLE: [(State, [Verdict; 6]); 8] = [
-        (State::Creating, [Deny, Defer, Defer, Deny, Deny, Deny]),
-        (State::Created, [Run, Run, Run, Deny, Deny, Run]),
-        (State::Starting, [Join, Defer, Defer, Deny, Deny, Defer]),
-        (State::Running, [Deny, Run, Run, Run, Run, Run]),
-        (State::Stopping, [Deny, Join, Run, Run, Run, Deny]),
-        (State::Exited, [Deny, Done, Run, Deny, Deny, Deny]),
-        (State::Removing, [Deny, Done, Join, Deny, Deny, Deny]),
-        (State::Unknown, [Deny, Run, Run, Deny, Deny, Deny]),
+    /// Rows in the order Start, Stop, Remove, Exec, Attach, ReopenLog, Update.
+    const TABLE: [(State, [Verdict; 7]); 8] = [
+        (State::Creating, [Deny, Defer, Defer, Deny, Deny, Deny, Deny]),
+        (State::Created, [Run, Run, Run, Deny, Deny, Deny, Run]),
+        (State::Starting, [Join, Defer, Defer, Deny, Deny, Deny, Defer]),
+        (State::Running, [Deny, Run, Run, Run, Run, Run, Run]),
+        (State::Stopping, [Deny, Join, Run, Run, Run, Run, Deny]),
+        (State::Exited, [Deny, Done, Run, Deny, Deny, Deny, Deny]),
+        (State::Removing, [Deny, Done, Join, Deny, Deny, Deny, Deny]),
+        (State::Unknown, [Deny, Run, Run, Deny, Deny, Deny, Deny]),
     ];
 
     #[test]
@@ -130,6 +132,7 @@ mod tests {
             Request::Stop,
             Request::Remove,
             Request::Exec,
+            Request::Attach,
             Request::ReopenLog,
             Request::Update,
         ];

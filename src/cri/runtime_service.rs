@@ -15,6 +15,7 @@ use crate::health;
 use crate::ids::IdQuery;
 use crate::pod::{PodRecord, Pods};
 use crate::stats::Stats;
+use crate::stream::Streaming;
 
 use super::convert::{self, Invalid, filter, view};
 use super::pb;
@@ -27,6 +28,7 @@ mod events;
 mod metrics;
 mod resources;
 mod stats;
+mod streaming;
 
 pub use events::NodeEvents;
 
@@ -42,6 +44,7 @@ const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub struct Runtime {
     pods: Pods,
     containers: Containers,
+    streaming: Streaming,
     reporter: Arc<Reporter>,
     events: NodeEvents,
     stats: Stats,
@@ -52,11 +55,12 @@ impl Runtime {
     pub fn new(
         pods: Pods,
         containers: Containers,
+        streaming: Streaming,
         reporter: Arc<Reporter>,
         events: NodeEvents,
         stats: Stats,
     ) -> Self {
-        Self { pods, containers, reporter, events, stats }
+        Self { pods, containers, streaming, reporter, events, stats }
     }
 
     fn pods_that_match(
@@ -84,6 +88,17 @@ impl Runtime {
 
 fn query(field: &str, id: &str) -> Result<IdQuery, Status> {
     IdQuery::parse(id).map_err(|error| invalid(format!("{field}: {error}")))
+}
+
+/// The command line of an exec.
+fn command(cmd: Vec<String>) -> Result<Vec<String>, Status> {
+    if cmd.first().is_none_or(String::is_empty) {
+        return Err(invalid("cmd: no command"));
+    }
+    if cmd.iter().any(|word| word.contains('\0')) {
+        return Err(invalid("cmd: a word has a NUL byte"));
+    }
+    Ok(cmd)
 }
 
 fn refuse(error: Invalid) -> Status {
@@ -282,12 +297,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<pb::ExecSyncResponse> {
         let pb::ExecSyncRequest { container_id, cmd, timeout } = request.into_inner();
         let query = query("container_id", &container_id)?;
-        if cmd.first().is_none_or(String::is_empty) {
-            return Err(invalid("cmd: no command"));
-        }
-        if cmd.iter().any(|word| word.contains('\0')) {
-            return Err(invalid("cmd: a word has a NUL byte"));
-        }
+        let cmd = command(cmd)?;
         let timeout = u64::try_from(timeout).map_err(|_| invalid("timeout: is negative"))?;
         let timeout = Duration::from_secs(timeout).min(MAX_GRACE);
         let output = self.containers.exec_sync(&query, cmd, timeout).await.map_err(status)?;
@@ -332,19 +342,19 @@ impl RuntimeService for Runtime {
         self.update_pod(request).await
     }
 
-    async fn exec(&self, _: Request<pb::ExecRequest>) -> Reply<pb::ExecResponse> {
-        Err(later("Exec"))
+    async fn exec(&self, request: Request<pb::ExecRequest>) -> Reply<pb::ExecResponse> {
+        self.exec_url(request.into_inner())
     }
 
-    async fn attach(&self, _: Request<pb::AttachRequest>) -> Reply<pb::AttachResponse> {
-        Err(later("Attach"))
+    async fn attach(&self, request: Request<pb::AttachRequest>) -> Reply<pb::AttachResponse> {
+        self.attach_url(request.into_inner())
     }
 
     async fn port_forward(
         &self,
-        _: Request<pb::PortForwardRequest>,
+        request: Request<pb::PortForwardRequest>,
     ) -> Reply<pb::PortForwardResponse> {
-        Err(later("PortForward"))
+        self.port_forward_url(request.into_inner())
     }
 
     async fn container_stats(

@@ -66,7 +66,8 @@ pub struct Handle {
     pub gate: Gate,
     /// What plugins know of it.
     pub told: Told,
-    published: watch::Receiver<Arc<PodRecord>>,
+    /// What its owner published last.
+    pub published: watch::Receiver<Arc<PodRecord>>,
 }
 
 impl Handle {

@@ -135,6 +135,16 @@ pub enum PodError {
     /// Plugins of the node refuse.
     #[error("plugins of the node")]
     Plugins(#[source] NriError),
+    /// A port of the pod.
+    #[error("connect to port {port} of pod {id}")]
+    Dial {
+        /// Which pod.
+        id: PodId,
+        /// Which port.
+        port: u16,
+        /// What the system said.
+        source: io::Error,
+    },
     /// One of its containers.
     #[error(transparent)]
     Container(container::Shared),
@@ -154,7 +164,7 @@ impl Classify for PodError {
             Self::Busy { .. } => Kind::Exhausted,
             Self::NotReady { .. } | Self::NoUserNamespaces { .. } => Kind::WrongState,
             Self::NameTaken { .. } => Kind::AlreadyExists,
-            Self::NoNetwork { .. } => Kind::Unavailable,
+            Self::NoNetwork { .. } | Self::Dial { .. } => Kind::Unavailable,
             Self::Network { source, .. } => source.kind(),
             Self::Namespaces { source, .. } | Self::Sysctl(source) => source.kind(),
             Self::Plugins(source) => source.kind(),

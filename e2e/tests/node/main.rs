@@ -25,6 +25,7 @@ mod resources;
 mod restart;
 mod retry;
 mod stats;
+mod streaming;
 mod stuck;
 mod support;
 mod volumes;
@@ -119,6 +120,17 @@ fn main() -> ExitCode {
         stuck::a_mount_that_never_answers_holds_up_its_own_container_alone,
         stuck::a_runtime_that_never_returns_holds_up_its_own_container_alone,
         stuck::a_frozen_container_holds_up_nobody_and_can_be_stopped,
+        streaming::exec_works_with_crictl_over_both_transports,
+        streaming::a_terminal_has_a_size_and_hangs_up_with_its_client,
+        streaming::attach_shows_output_and_takes_input,
+        streaming::port_forward_reaches_the_pod_over_both_transports,
+        streaming::one_refused_connection_does_not_end_the_others,
+        streaming::a_token_works_once_and_only_for_its_purpose,
+        streaming::what_cannot_be_streamed_is_refused,
+        streaming::a_client_that_does_not_read_holds_up_nobody,
+        streaming::a_removed_container_ends_its_sessions,
+        streaming::a_thousand_dropped_clients_leave_nothing,
+        streaming::tls_is_spoken_and_a_renewed_certificate_is_used,
         churn::two_hundred_pods_come_and_go_without_a_trace,
     ])
 }

@@ -1,0 +1,117 @@
+//! A command run to its end: ExecSync.
+//!
+//! Output past the bound is read and dropped; a child of the command that keeps the pipe open does
+//! not keep the caller waiting.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
+
+use crate::monitor::ExecExit;
+
+use super::super::{ContainerError, ContainerRecord, Parts};
+use super::{Files, kill, monitor_error, pipe_pair, read_pipe, run_runtime};
+
+/// Both streams together. The kubelet and crictl refuse a reply over 16 MiB; the rest of the reply
+/// needs a few bytes.
+const OUTPUT_BOUND: usize = (16 << 20) - 4096;
+
+/// How long output may go on after the command has ended, when a child of it holds the pipe.
+const DRAIN: Duration = Duration::from_millis(200);
+
+/// What a command came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// What it wrote to standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error.
+    pub stderr: Vec<u8>,
+    /// Status, or 128 + signal.
+    pub code: i32,
+}
+
+/// Runs `command` in the container of `record`; a `timeout` of zero is none.
+pub async fn exec_sync(
+    parts: &Arc<Parts>,
+    record: &ContainerRecord,
+    command: Vec<String>,
+    timeout: Duration,
+) -> Result<ExecOutput, ContainerError> {
+    let operation = parts.operations.begin("exec", record.id);
+    let first = command.first().cloned().unwrap_or_default();
+    let files = Files::write(&parts.layout.bundle(&record.id), &command, None).await?;
+    let (out_read, out_write) = read_pipe(record)?;
+    let (err_read, err_write) = read_pipe(record)?;
+    let budget = Arc::new(AtomicUsize::new(OUTPUT_BOUND));
+    // An input that has ended. Not /dev/null: crun gives a process's stdio to its user, and the
+    // node's own device would be his.
+    let (in_read, _) = pipe_pair(record)?;
+    let stdio = [in_read, out_write, err_write];
+    operation.step("start");
+    let mut process = run_runtime(parts, record, &files, stdio).await?;
+    let stdout = collect(out_read, budget.clone());
+    let stderr = collect(err_read, budget);
+    operation.step("wait");
+    let exit = if timeout.is_zero() {
+        process.wait().await
+    } else {
+        match tokio::time::timeout(timeout, process.wait()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                operation.step("kill");
+                kill(record, &mut process).await?;
+                let seconds = timeout.as_secs();
+                return Err(ContainerError::ExecTimedOut { command: first, seconds });
+            }
+        }
+    };
+    let ExecExit { code } = exit.map_err(|source| monitor_error(record, source))?;
+    operation.step("drain");
+    let (stdout, stderr) = tokio::join!(stdout.rest(), stderr.rest());
+    Ok(ExecOutput { stdout, stderr, code: i32::from(code) })
+}
+
+/// The reading of one stream.
+struct Collected {
+    reader: JoinHandle<()>,
+    bytes: Arc<std::sync::Mutex<Vec<u8>>>,
+}
+
+/// Reads a stream to its end, keeping what the shared budget allows.
+fn collect(mut stream: pipe::Receiver, budget: Arc<AtomicUsize>) -> Collected {
+    let bytes = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = bytes.clone();
+    let reader = tokio::spawn(async move {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+            let allowed = budget
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                    Some(left - left.min(read))
+                })
+                .map_or(0, |left| left.min(read));
+            let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            kept.extend_from_slice(&buffer[..allowed]);
+        }
+    });
+    Collected { reader, bytes }
+}
+
+impl Collected {
+    /// Everything up to the end of the stream, or up to now when its end does not come.
+    async fn rest(mut self) -> Vec<u8> {
+        if tokio::time::timeout(DRAIN, &mut self.reader).await.is_err() {
+            self.reader.abort();
+        }
+        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+impl Drop for Collected {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
