@@ -4,7 +4,7 @@
 //! root/ (durable)                        state/ (tmpfs, gone at reboot)
 //!   lock                                   crisol.sock (by default)
 //!   pods/ID.json        records            pods/ID/          resolv.conf, hostname, shm/
-//!   containers/ID.json  records            pods/ID/ns/       net, ipc, uts, pid: pinned namespaces
+//!   containers/ID.json  records            pods/ID/ns/       net, ipc, uts, pid, user: pinned
 //!   rw/ID/{upper,work}  writable layers    containers/ID/    bundle: config.json, rootfs/ (mount)
 //!   images/             the image store    containers/ID/monitor/  socket, exit record
 //!   cni/                results            owed/ID           network namespaces owed a CNI DEL

@@ -28,6 +28,7 @@ mod stats;
 mod stuck;
 mod support;
 mod volumes;
+mod userns;
 
 fn main() -> ExitCode {
     e2e::runner::main(&cases![
@@ -119,6 +120,12 @@ fn main() -> ExitCode {
         stuck::a_mount_that_never_answers_holds_up_its_own_container_alone,
         stuck::a_runtime_that_never_returns_holds_up_its_own_container_alone,
         stuck::a_frozen_container_holds_up_nobody_and_can_be_stopped,
+        userns::root_inside_is_nobody_outside,
+        userns::volumes_show_the_pods_owners_or_are_refused,
+        userns::limits_apply_below_the_parent,
+        userns::a_shared_process_namespace_belongs_to_the_pod,
+        userns::a_restart_keeps_the_mapping_and_removal_leaves_nothing,
+        userns::what_cannot_be_is_refused_by_the_name_of_its_field,
         churn::two_hundred_pods_come_and_go_without_a_trace,
     ])
 }
