@@ -22,6 +22,8 @@ use crate::config;
 use crate::error::{Classify, Kind};
 use crate::ids::ContainerId;
 
+pub mod checkpoint;
+pub mod criu;
 pub mod features;
 pub mod handlers;
 pub mod probe;
@@ -205,7 +207,7 @@ impl Runtime {
     ) -> Result<(), RuntimeError> {
         let file = file.as_os_str().to_owned();
         let arguments = ["--resources".into(), file, id.to_string().into()];
-        self.run_until("update", None, &arguments, ended).await.map(drop)
+        self.run_until("update", None, &arguments, SHORT_DEADLINE, ended).await.map(drop)
     }
 
     /// Forgets the container, killing what is left of it. One that it does not know is fine.
@@ -260,7 +262,8 @@ impl Runtime {
         bundle: Option<&Path>,
         arguments: &[OsString],
     ) -> Result<Vec<u8>, RuntimeError> {
-        self.run_until(command, bundle, arguments, std::future::pending()).await
+        let never = std::future::pending();
+        self.run_until(command, bundle, arguments, SHORT_DEADLINE, never).await
     }
 
     async fn run_until(
@@ -268,6 +271,7 @@ impl Runtime {
         command: &'static str,
         bundle: Option<&Path>,
         arguments: &[OsString],
+        within: Duration,
         pointless: impl Future<Output = ()>,
     ) -> Result<Vec<u8>, RuntimeError> {
         let mut call = Command::new(&self.program);
@@ -294,8 +298,8 @@ impl Runtime {
                 }
                 Err(source) => Err(spawn(source)),
             },
-            () = tokio::time::sleep(SHORT_DEADLINE) => {
-                RuntimeError::TimedOut { runtime, command, within: SHORT_DEADLINE }
+            () = tokio::time::sleep(within) => {
+                RuntimeError::TimedOut { runtime, command, within }
             }
             () = pointless => RuntimeError::GivenUp { runtime, command },
         };

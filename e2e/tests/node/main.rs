@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use e2e::cases;
 
 mod bad_requests;
+mod checkpoint;
 mod churn;
 mod confinement;
 mod crictl;
@@ -27,8 +28,8 @@ mod retry;
 mod stats;
 mod stuck;
 mod support;
-mod volumes;
 mod userns;
+mod volumes;
 
 fn main() -> ExitCode {
     e2e::runner::main(&cases![
@@ -126,6 +127,9 @@ fn main() -> ExitCode {
         userns::a_shared_process_namespace_belongs_to_the_pod,
         userns::a_restart_keeps_the_mapping_and_removal_leaves_nothing,
         userns::what_cannot_be_is_refused_by_the_name_of_its_field,
+        checkpoint::wrong_requests_are_refused_and_leave_nothing,
+        checkpoint::a_container_goes_on_and_its_archive_is_whole,
+        checkpoint::a_pod_is_captured_at_one_moment,
         churn::two_hundred_pods_come_and_go_without_a_trace,
     ])
 }
