@@ -81,8 +81,8 @@ const ROWS: &[Row] = &[
     ("RemoveImage", InvalidArgument, Nothing),
     ("RunPodSandbox", InvalidArgument, Nothing),
     // Not part of this version.
-    ("CheckpointContainer", Unimplemented, Nothing),
-    ("CheckpointPod", Unimplemented, Nothing),
+    ("CheckpointContainer", InvalidArgument, Nothing),
+    ("CheckpointPod", InvalidArgument, Nothing),
     ("RestorePod", Unimplemented, Nothing),
     (
         "StopPodSandbox",
