@@ -127,16 +127,17 @@ mod tests {
     use super::*;
     use Verdict::{Defer, Deny, Done, Join, Run};
 
-    /// Rows in the order Start, Stop, Remove, Exec, Attach, ReopenLog, Update.
-    const TABLE: [(State, [Verdict; 7]); 8] = [
-        (State::Creating, [Deny, Defer, Defer, Deny, Deny, Deny, Deny]),
-        (State::Created, [Run, Run, Run, Deny, Deny, Deny, Run]),
-        (State::Starting, [Join, Defer, Defer, Deny, Deny, Deny, Defer]),
-        (State::Running, [Deny, Run, Run, Run, Run, Run, Run]),
-        (State::Stopping, [Deny, Join, Run, Run, Run, Run, Deny]),
-        (State::Exited, [Deny, Done, Run, Deny, Deny, Deny, Deny]),
-        (State::Removing, [Deny, Done, Join, Deny, Deny, Deny, Deny]),
-        (State::Unknown, [Deny, Run, Run, Deny, Deny, Deny, Deny]),
+    /// Rows in the order Start, Stop, Remove, Exec, Attach, ReopenLog, Update,
+    /// Checkpoint.
+    const TABLE: [(State, [Verdict; 8]); 8] = [
+        (State::Creating, [Deny, Defer, Defer, Deny, Deny, Deny, Deny, Deny]),
+        (State::Created, [Run, Run, Run, Deny, Deny, Deny, Run, Deny]),
+        (State::Starting, [Join, Defer, Defer, Deny, Deny, Deny, Defer, Deny]),
+        (State::Running, [Deny, Run, Run, Run, Run, Run, Run, Run]),
+        (State::Stopping, [Deny, Join, Run, Run, Run, Run, Deny, Deny]),
+        (State::Exited, [Deny, Done, Run, Deny, Deny, Deny, Deny, Deny]),
+        (State::Removing, [Deny, Done, Join, Deny, Deny, Deny, Deny, Deny]),
+        (State::Unknown, [Deny, Run, Run, Deny, Deny, Deny, Deny, Deny]),
     ];
 
     #[test]
@@ -149,6 +150,7 @@ mod tests {
             Request::Attach,
             Request::ReopenLog,
             Request::Update,
+            Request::Checkpoint,
         ];
         for (state, verdicts) in TABLE {
             for (request, expected) in requests.into_iter().zip(verdicts) {

@@ -21,7 +21,7 @@ use super::convert::{self, Invalid, filter, view};
 use super::pb;
 use super::pb::runtime_service_server::RuntimeService;
 use super::report::Reporter;
-use super::status::{invalid, status, unsupported};
+use super::status::{invalid, status};
 
 mod checkpoint;
 mod config;
@@ -115,11 +115,6 @@ fn verbose(
     info: impl FnOnce() -> BTreeMap<String, String>,
 ) -> BTreeMap<String, String> {
     if asked { info() } else { BTreeMap::new() }
-}
-
-/// Why an RPC of a later version is refused.
-fn later(what: &str) -> Status {
-    unsupported(format!("{what} is not part of this version of crisol"))
 }
 
 #[tonic::async_trait]
