@@ -19,6 +19,7 @@ use crate::runtime::handlers::Inventory;
 pub mod actor;
 pub mod attach;
 pub mod bundle;
+pub mod checkpoint;
 pub mod cleanup;
 pub mod confine;
 pub mod create;
@@ -227,6 +228,55 @@ impl Containers {
         }
     }
 
+    /// Writes a checkpoint of a running container into the new file `location`; it goes on.
+    pub async fn checkpoint(
+        &self,
+        query: &IdQuery,
+        location: PathBuf,
+        limit: Duration,
+    ) -> Result<(), Shared> {
+        let record = self.running(query, Request::Checkpoint)?;
+        let parts = self.parts.clone();
+        // Detached: what was frozen is thawed, whoever hangs up.
+        let work = async move { checkpoint::checkpoint(&parts, &record, &location, limit).await };
+        match crate::steps::spawn("checkpoint container", work).await {
+            Ok(Some(done)) => done.map_err(Arc::new),
+            _ => Err(Arc::new(ContainerError::Panicked { verb: "checkpoint container" })),
+        }
+    }
+
+    /// Writes checkpoints of several running containers of a pod, all frozen at the same moment, into
+    /// directories below `output` that have their names; they go on.
+    pub async fn checkpoint_together(
+        &self,
+        pod: PodId,
+        queries: &[IdQuery],
+        output: PathBuf,
+        limit: Duration,
+    ) -> Result<(), Shared> {
+        let mut records: Vec<Arc<ContainerRecord>> = Vec::new();
+        for (index, query) in queries.iter().enumerate() {
+            let record = self.running(query, Request::Checkpoint)?;
+            let problem = if record.pod != pod {
+                "is not of this pod"
+            } else if records.iter().any(|other| other.id == record.id) {
+                "is there twice"
+            } else {
+                records.push(record);
+                continue;
+            };
+            let problem = format!("container {:?} {problem}", query.as_str());
+            let field = format!("container_ids[{index}]");
+            return Err(Arc::new(ContainerError::Request { field, problem }));
+        }
+        let parts = self.parts.clone();
+        let work = async move { checkpoint::together(&parts, &records, &output, limit).await };
+        match crate::steps::spawn("checkpoint pod", work).await {
+            Ok(Some(done)) => done.map_err(Arc::new),
+            _ => Err(Arc::new(ContainerError::Panicked { verb: "checkpoint pod" })),
+        }
+    }
+
     /// Opens the log anew, after the kubelet renamed it.
     pub async fn reopen_log(&self, query: &IdQuery) -> Result<(), Shared> {
         let record = self.running(query, Request::ReopenLog)?;
@@ -246,6 +296,7 @@ impl Containers {
 
     /// Takes what the runtimes say of themselves now.
     pub fn learn(&self, inventory: &Inventory) {
+        self.parts.criu.store(Arc::new(inventory.criu.clone()));
         for (name, runtime) in &self.parts.runtimes {
             if let Ok(report) = inventory.usable(name) {
                 runtime.learn(report.features.clone());

@@ -179,6 +179,7 @@ impl Daemon {
             layout: layout.clone(),
             records: Records::open(layout.container_records())?,
             images: images.clone(),
+            criu: ArcSwap::from_pointee(inventory.criu.clone()),
             runtimes: runtimes(&config, &inventory, &host, cgroups.driver()),
             monitor: config.runtime.monitor.clone(),
             cgroups: cgroups.clone(),
@@ -391,6 +392,7 @@ fn directories(layout: &Layout) -> anyhow::Result<()> {
         layout.pods(),
         layout.bundles(),
         layout.writable_layers(),
+        layout.checkpoints(),
         layout.owed_networks(),
     ];
     for dir in all {

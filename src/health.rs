@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::config::{CgroupDriver, Config, render, table};
 use crate::host::Host;
+use crate::runtime::criu::Criu;
 use crate::runtime::handlers::{Inventory, Problem};
 
 #[cfg(test)]
@@ -259,6 +260,7 @@ pub fn info(facts: &Facts<'_>) -> BTreeMap<String, String> {
                 "ociVersion": features.oci_version,
                 "recursiveReadOnly": features.recursive_read_only,
                 "idmappedMounts": features.idmapped_mounts,
+                "checkpoint": features.checkpoint && facts.inventory.criu.is_ok(),
                 "problem": report.problem,
             });
             (name, value)
@@ -280,12 +282,17 @@ pub fn info(facts: &Facts<'_>) -> BTreeMap<String, String> {
             json!({ "kernel": host.kernel.release, "bootId": host.boot_id, "cpus": host.cpus }),
         ),
         ("handlers", json!(handlers)),
+        ("criu", criu(&facts.inventory.criu)),
         ("userNamespaces", user_namespaces(facts.mapped_rootfs)),
         ("inFlight", json!(facts.in_flight)),
         ("storage", json!(facts.storage)),
         ("owed", json!(facts.owed)),
     ];
     entries.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect()
+}
+
+fn criu(found: &Criu) -> serde_json::Value {
+    json!({ "version": found.as_ref().ok(), "problem": found.as_ref().err() })
 }
 
 fn user_namespaces(mapped_rootfs: &Result<(), String>) -> serde_json::Value {

@@ -4,9 +4,10 @@
 //! root/ (durable)                        state/ (tmpfs, gone at reboot)
 //!   lock                                   crisol.sock (by default)
 //!   pods/ID.json        records            pods/ID/          resolv.conf, hostname, shm/
-//!   containers/ID.json  records            pods/ID/ns/       net, ipc, uts, pid: pinned namespaces
+//!   containers/ID.json  records            pods/ID/ns/       net, ipc, uts, pid, user: pinned
 //!   rw/ID/{upper,work}  writable layers    containers/ID/    bundle: config.json, rootfs/ (mount)
 //!   images/             the image store    containers/ID/monitor/  socket, exit record
+//!   checkpoints/ID/     being made
 //!   cni/                results            owed/ID           network namespaces owed a CNI DEL
 //!   pod-ranges          told by the kubelet
 //! ```
@@ -76,6 +77,17 @@ impl Layout {
     /// The writable layer of one container.
     pub fn writable_layer(&self, id: &ContainerId) -> PathBuf {
         self.writable_layers().join(id.to_string())
+    }
+
+    /// Checkpoints that are being made, one directory a container.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    /// The checkpoint of one container that is being made: while it is there, the container may be
+    /// frozen.
+    pub fn checkpoint(&self, id: &ContainerId) -> PathBuf {
+        self.checkpoints().join(id.to_string())
     }
 
     /// Run-time files of all pods.

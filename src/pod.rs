@@ -16,6 +16,7 @@ use crate::registry::{Registry, Reserved};
 use crate::rootfs::Mapping;
 
 pub mod actor;
+pub mod checkpoint;
 pub mod detach;
 pub mod dial;
 pub mod error;
@@ -144,6 +145,29 @@ impl Pods {
         let pass = handle.gate.enter().ok_or_else(not_ready)?;
         let created = self.containers().create(self.place(&record), spec, pass).await;
         created.map_err(|source| Arc::new(PodError::Container(source)))
+    }
+
+    /// Writes a checkpoint of running containers of a pod that is ready into the empty directory
+    /// `output`; they go on.
+    ///
+    /// # Errors
+    /// After one, nothing is in `output`.
+    pub async fn checkpoint(
+        &self,
+        query: &IdQuery,
+        output: PathBuf,
+        containers: Vec<IdQuery>,
+    ) -> Result<(), Shared> {
+        let record = self.handle(query)?.record();
+        if record.state != State::Ready {
+            return Err(Arc::new(PodError::NotReady { id: record.id, state: record.state }));
+        }
+        let parts = self.parts.clone();
+        let work = async move { checkpoint::checkpoint(&parts, &record, output, containers).await };
+        match crate::steps::spawn("checkpoint pod", work).await {
+            Ok(Some(done)) => done.map_err(Arc::new),
+            _ => Err(Arc::new(PodError::Panicked { verb: "checkpoint pod" })),
+        }
     }
 
     /// The pod's published record.

@@ -22,6 +22,8 @@ use crate::config;
 use crate::error::{Classify, Kind};
 use crate::ids::ContainerId;
 
+pub mod checkpoint;
+pub mod criu;
 pub mod features;
 pub mod handlers;
 pub mod probe;
@@ -208,7 +210,7 @@ impl Runtime {
     ) -> Result<(), RuntimeError> {
         let file = file.as_os_str().to_owned();
         let arguments = ["--resources".into(), file, id.to_string().into()];
-        self.run_until("update", None, &arguments, ended).await.map(drop)
+        self.run_until("update", None, &arguments, SHORT_DEADLINE, ended).await.map(drop)
     }
 
     /// Forgets the container, killing what is left of it. One that it does not know is fine.
@@ -263,7 +265,8 @@ impl Runtime {
         bundle: Option<&Path>,
         arguments: &[OsString],
     ) -> Result<Vec<u8>, RuntimeError> {
-        self.run_until(command, bundle, arguments, std::future::pending()).await
+        let never = std::future::pending();
+        self.run_until(command, bundle, arguments, SHORT_DEADLINE, never).await
     }
 
     async fn run_until(
@@ -271,6 +274,7 @@ impl Runtime {
         command: &'static str,
         bundle: Option<&Path>,
         arguments: &[OsString],
+        within: Duration,
         pointless: impl Future<Output = ()>,
     ) -> Result<Vec<u8>, RuntimeError> {
         let mut call = Command::new(&self.program);
@@ -297,8 +301,8 @@ impl Runtime {
                 }
                 Err(source) => Err(spawn(source)),
             },
-            () = tokio::time::sleep(SHORT_DEADLINE) => {
-                RuntimeError::TimedOut { runtime, command, within: SHORT_DEADLINE }
+            () = tokio::time::sleep(within) => {
+                RuntimeError::TimedOut { runtime, command, within }
             }
             () = pointless => RuntimeError::GivenUp { runtime, command },
         };

@@ -142,6 +142,12 @@ calls! { pods:
     container_status_rpc, container_status(ContainerStatusRequest) -> ContainerStatusResponse;
     /// ReopenContainerLog.
     reopen_rpc, reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
+    /// CheckpointContainer.
+    checkpoint_rpc, checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
+    /// CheckpointPod.
+    checkpoint_pod_rpc, checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;
+    /// RestorePod.
+    restore_pod_rpc, restore_pod(RestorePodRequest) -> RestorePodResponse;
     /// ExecSync.
     exec_rpc, exec_sync(ExecSyncRequest) -> ExecSyncResponse;
     /// Exec.

@@ -91,7 +91,9 @@ impl Node {
     /// If the directories cannot be made or no network is free.
     pub fn prepare(options: Options) -> Result<Self> {
         let (number, lock) = take_number()?;
-        let dir = tempfile::Builder::new().prefix("crisol-e2e-").tempdir()?;
+        // A pod's user namespace walks through to its root file system, as below /run.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        let dir = tempfile::Builder::new().prefix("crisol-e2e-").permissions(open).tempdir()?;
         let names =
             Names { bridge: format!("crisol{number}"), cgroup: format!("/crisol-e2e-{number}") };
         let remains = Remains { dir: dir.path().to_owned(), names: Some(names.clone()) };

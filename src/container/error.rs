@@ -231,6 +231,28 @@ pub enum ContainerError {
     /// Plugins of the node refuse, or want what cannot be.
     #[error("plugins of the node")]
     Plugins(#[source] NriError),
+    /// Checkpoints cannot be made here.
+    #[error("handler {handler:?} makes no checkpoints: {reason}")]
+    NoCheckpoints {
+        /// The handler, resolved.
+        handler: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// One checkpoint of a container at a time.
+    #[error("container {id} is being checkpointed already")]
+    CheckpointInFlight {
+        /// Which.
+        id: ContainerId,
+    },
+    /// A checkpoint took too long.
+    #[error("checkpoint of container {id} took longer than {seconds} s")]
+    CheckpointTimedOut {
+        /// Which.
+        id: ContainerId,
+        /// The limit.
+        seconds: u64,
+    },
     /// A command ran out of its time.
     #[error("command {command:?} timed out after {seconds} s")]
     ExecTimedOut {
@@ -287,8 +309,10 @@ impl Classify for ContainerError {
             | Self::Propagation { .. }
             | Self::Refused { .. }
             | Self::ExecRefused { .. } => Kind::Refused,
-            Self::ExecTimedOut { .. } => Kind::TimedOut,
             Self::Plugins(source) => source.kind(),
+            Self::ExecTimedOut { .. } | Self::CheckpointTimedOut { .. } => Kind::TimedOut,
+            Self::NoCheckpoints { .. } => Kind::Unsupported,
+            Self::CheckpointInFlight { .. } => Kind::WrongState,
             Self::Image { source, .. } => source.kind(),
             Self::Rootfs { source, .. } => source.kind(),
             Self::User { source, .. } => source.kind(),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::apparmor::Apparmor;
 use crate::cgroup::Cgroups;
 use crate::events::Publisher;
@@ -15,6 +17,7 @@ use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::record::Records;
 use crate::runtime::Runtime;
+use crate::runtime::criu::Criu;
 use crate::steps::Operations;
 
 use super::ContainerRecord;
@@ -27,6 +30,8 @@ pub struct Parts {
     pub records: Records<ContainerRecord>,
     /// The image store.
     pub images: Images,
+    /// What checkpoints need besides a runtime that makes them, as last looked for.
+    pub criu: ArcSwap<Criu>,
     /// Runtimes by handler name.
     pub runtimes: BTreeMap<String, Arc<Runtime>>,
     /// The monitor's program.

@@ -26,7 +26,10 @@ use crate::steps::blocking;
 
 use super::record::{ContainerRecord, Ended};
 use super::state::State;
-use super::{ContainerError, Containers, Key, Parts, actor, cleanup, remove, start, stop, volumes};
+use super::{
+    ContainerError, Containers, Key, Parts, actor, checkpoint, cleanup, remove, start, stop,
+    volumes,
+};
 
 /// Containers looked at side by side.
 const SIDE_BY_SIDE: usize = 32;
@@ -84,7 +87,10 @@ impl Containers {
         let state = record.state;
         let restored = match state {
             State::Creating | State::Removing => abandon(parts, record).await.map(|()| None),
-            _ => revive(parts, record).await.map(Some),
+            _ => {
+                checkpoint::recover(parts, &record).await;
+                revive(parts, record).await.map(Some)
+            }
         };
         match restored {
             Ok(None) => tracing::info!(container = %id, ?state, "leftover removed"),

@@ -37,6 +37,7 @@ pub async fn remove(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(), 
 /// Removes the container's directories. Blocks; idempotent.
 pub fn files(parts: &Parts, id: &ContainerId) -> Result<(), ContainerError> {
     directory(&parts.layout.writable_layer(id))?;
+    directory(&parts.layout.checkpoint(id))?;
     directory(&parts.layout.bundle(id))
 }
 

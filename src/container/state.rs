@@ -58,6 +58,8 @@ pub enum Request {
     Update,
     /// Open the log anew.
     ReopenLog,
+    /// Write down all that it is.
+    Checkpoint,
 }
 
 /// What to do about it.
@@ -95,6 +97,18 @@ pub const fn admit(state: State, request: Request) -> Verdict {
         // A container that still runs is stopped first, at once.
         (Q::Remove, S::Created | S::Running | S::Stopping | S::Exited | S::Unknown) => V::Run,
         (Q::Remove, S::Removing) => V::Join,
+
+        (Q::Checkpoint, S::Running) => V::Run,
+        (
+            Q::Checkpoint,
+            S::Creating
+            | S::Created
+            | S::Starting
+            | S::Stopping
+            | S::Exited
+            | S::Removing
+            | S::Unknown,
+        ) => V::Deny,
 
         (Q::Exec | Q::Attach | Q::ReopenLog, S::Running | S::Stopping) => V::Run,
         (

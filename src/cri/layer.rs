@@ -1,12 +1,13 @@
-//! For every call: its turn only after recovery, its duration, and one log line when it failed.
+//! For every call: its turn only after recovery, its deadline, its duration, and one log line when
+//! it failed.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -121,10 +122,14 @@ where
         let metrics = self.calls.metrics.clone();
         // The service that said it was ready is the one to call; its clone waits for its turn.
         let ready = self.inner.clone();
+        // The library knows deadlines too, but calls one that passed Cancelled. Its clock starts
+        // when this function is back, so ours, which runs already, is never behind.
+        let patience = patience(request.headers()).unwrap_or(Duration::MAX);
         let answer = std::mem::replace(&mut self.inner, ready).call(request);
+        let answer = tokio::time::timeout(patience, answer);
         Box::pin(async move {
             let (timed, began) = (metrics.begin(rpc), Instant::now());
-            let answer = answer.await?;
+            let answer = answer.await.unwrap_or_else(|_| Ok(status::late().into_http()))?;
             let took = began.elapsed();
             // A call that failed has its status in the headers; a stream's comes too late for us.
             let failed = Status::from_header_map(answer.headers());
@@ -139,5 +144,79 @@ where
             }
             Ok(answer)
         })
+    }
+}
+
+/// How long the client waits for the answer: `grpc-timeout`, at most eight digits and a unit (gRPC
+/// over HTTP/2, "Requests").
+fn patience(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number = (1..=8).contains(&number.len()).then(|| number.parse().ok())??;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 60 * 60)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Never answers.
+    #[derive(Clone)]
+    struct Silent;
+
+    impl Service<Request<Body>> for Silent {
+        type Response = Response<Body>;
+        type Error = std::convert::Infallible;
+        type Future = std::future::Pending<Result<Response<Body>, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            std::future::pending()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_passed_is_called_so() {
+        let (_recovered, receiver) = watch::channel(true);
+        let mut service =
+            Calls::new(receiver, Arc::new(Metrics::new("0", "test").expect("metrics")))
+                .layer(Silent);
+        let request = Request::builder()
+            .uri("/runtime.v1.ImageService/PullImage")
+            .header("grpc-timeout", "10m")
+            .body(Body::empty())
+            .expect("request");
+        let answer = service.call(request).await.expect("an answer");
+        let status = Status::from_header_map(answer.headers()).expect("a status");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn deadlines_are_read_as_grpc_writes_them() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().expect("header"));
+            patience(&headers)
+        };
+        assert_eq!(read("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(read("3M"), Some(Duration::from_secs(180)));
+        assert_eq!(read("99999999S"), Some(Duration::from_secs(99_999_999)));
+        assert_eq!(read("999853u"), Some(Duration::from_micros(999_853)));
+        assert_eq!(read("1n"), Some(Duration::from_nanos(1)));
+        for nonsense in ["", "m", "5", "5x", "-5m", "123456789m", "5\u{b5}"] {
+            assert_eq!(read(nonsense), None, "{nonsense:?}");
+        }
+        assert_eq!(patience(&HeaderMap::new()), None);
     }
 }

@@ -23,6 +23,7 @@ use super::pb::runtime_service_server::RuntimeService;
 use super::report::Reporter;
 use super::status::{invalid, status, unsupported};
 
+mod checkpoint;
 mod config;
 mod events;
 mod metrics;
@@ -415,23 +416,23 @@ impl RuntimeService for Runtime {
 
     async fn checkpoint_container(
         &self,
-        _: Request<pb::CheckpointContainerRequest>,
+        request: Request<pb::CheckpointContainerRequest>,
     ) -> Reply<pb::CheckpointContainerResponse> {
-        Err(later("CheckpointContainer"))
+        self.checkpoint(request).await
     }
 
     async fn checkpoint_pod(
         &self,
-        _: Request<pb::CheckpointPodRequest>,
+        request: Request<pb::CheckpointPodRequest>,
     ) -> Reply<pb::CheckpointPodResponse> {
-        Err(later("CheckpointPod"))
+        self.checkpoint_together(request).await
     }
 
     async fn restore_pod(
         &self,
-        _: Request<pb::RestorePodRequest>,
+        request: Request<pb::RestorePodRequest>,
     ) -> Reply<pb::RestorePodResponse> {
-        Err(later("RestorePod"))
+        Self::restore(&request)
     }
 
     type GetContainerEventsStream = events::EventStream;

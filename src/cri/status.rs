@@ -71,3 +71,8 @@ pub fn unsupported(message: impl Into<String>) -> Status {
 pub fn starting() -> Status {
     Status::new(code(Kind::Unavailable), "starting: pods and containers are being found again")
 }
+
+/// The client said how long it would wait, and that is over.
+pub fn late() -> Status {
+    Status::new(code(Kind::TimedOut), "no answer within the client's deadline; the work goes on")
+}

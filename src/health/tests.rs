@@ -54,7 +54,11 @@ impl Node {
         Self {
             config: Config::defaults(),
             host: host(),
-            inventory: Inventory { handlers, monitor: None },
+            inventory: Inventory {
+                handlers,
+                monitor: None,
+                criu: Err("criu is not here".to_owned()),
+            },
             recovery: Readiness::Ready,
             network: Readiness::Ready,
             in_flight: Vec::new(),
@@ -178,6 +182,8 @@ fn every_value_of_the_verbose_answer_is_json() {
         value(name);
     }
     assert_eq!(value("config")["cri"]["listen"], "/run/crisol/crisol.sock");
+    assert_eq!(value("criu")["problem"], "criu is not here");
+    assert_eq!(value("handlers")["runc"]["checkpoint"], false);
     // What critest reads.
     assert_eq!(value("config")["stateDir"], "/run/crisol");
     assert_eq!(value("inFlight")[0]["ageSeconds"], 1.5);

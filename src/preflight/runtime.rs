@@ -23,6 +23,13 @@ pub(super) fn look(config: &Config, inventory: &Inventory, report: &mut Report) 
             }
         }
     }
+    match &inventory.criu {
+        Ok(version) => report.ok(AREA, format!("criu {version}: checkpoints can be made")),
+        Err(why) => {
+            let remedy = "install a criu that knows this kernel, if checkpoints are wanted";
+            report.warn(AREA, format!("no checkpoints: {why}"), remedy);
+        }
+    }
     match &inventory.monitor {
         None => report.ok(AREA, format!("monitor {}", config.runtime.monitor.display())),
         Some(problem) => {
@@ -41,6 +48,7 @@ fn usable(name: &str, handler: &HandlerReport, report: &mut Report) {
     for (has, feature) in [
         (features.recursive_read_only, "recursive read-only mounts"),
         (features.idmapped_mounts, "id-mapped mounts"),
+        (features.checkpoint, "checkpoints"),
     ] {
         what += &format!(", {}{feature}", if has { "" } else { "no " });
     }

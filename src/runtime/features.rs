@@ -1,6 +1,7 @@
 //! What an OCI runtime can do, from its `features` command (runtime-spec, features.md), or safe old
 //! defaults for one that has no such command.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -22,6 +23,8 @@ pub struct Features {
     pub recursive_read_only: bool,
     /// Id-mapped mounts, which user namespaces need.
     pub idmapped_mounts: bool,
+    /// Checkpoints of containers, which need CRIU besides.
+    pub checkpoint: bool,
     /// Filters of system calls; unknown of runtimes without `features`.
     pub seccomp: Option<bool>,
     /// Whether the runtime said so itself.
@@ -35,6 +38,7 @@ impl Features {
             oci_version: text(OLDEST_OCI_VERSION),
             recursive_read_only: false,
             idmapped_mounts: false,
+            checkpoint: false,
             seccomp: None,
             reported: false,
         }
@@ -49,6 +53,12 @@ impl Features {
             oci_version: oci_version(&reported.oci_version_max),
             recursive_read_only: reported.mount_options.unwrap_or_default().contains(&"rro".into()),
             idmapped_mounts: idmap.and_then(|idmap| idmap.enabled).unwrap_or(false),
+            // The key is runc's; crun has it, too.
+            checkpoint: reported.annotations.is_some_and(|annotations| {
+                annotations
+                    .get("org.opencontainers.runc.checkpoint.enabled")
+                    .is_some_and(|is| is == "true")
+            }),
             seccomp: linux.seccomp.and_then(|seccomp| seccomp.enabled),
             reported: true,
         })
@@ -91,6 +101,7 @@ struct Reported {
     oci_version_max: String,
     #[serde(rename = "mountOptions")]
     mount_options: Option<Vec<String>>,
+    annotations: Option<BTreeMap<String, String>>,
     linux: Option<Linux>,
 }
 
@@ -136,6 +147,7 @@ mod tests {
     fn a_full_answer_is_understood() {
         let answer = r#"{"ociVersionMin":"1.0.0","ociVersionMax":"1.2.1","hooks":null,
             "mountOptions":["bind","rro"],
+            "annotations":{"org.opencontainers.runc.checkpoint.enabled":"true"},
             "linux":{"seccomp":{"enabled":true,"actions":null},
                      "mountExtensions":{"idmap":{"enabled":true}}}}"#;
         let features = Features::parse(answer).unwrap();
@@ -143,6 +155,7 @@ mod tests {
             oci_version: "1.2.0".to_owned(),
             recursive_read_only: true,
             idmapped_mounts: true,
+            checkpoint: true,
             seccomp: Some(true),
             reported: true,
         };
@@ -153,6 +166,7 @@ mod tests {
     fn what_is_left_out_is_not_there() {
         let features = Features::parse(r#"{"ociVersionMax":"1.0.2","mountOptions":null}"#).unwrap();
         assert!(!features.recursive_read_only && !features.idmapped_mounts);
+        assert!(!features.checkpoint);
         assert_eq!(features.seccomp, None);
         assert_eq!(Features::parse("usage"), None);
     }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::criu::{self, Criu};
 use super::features::{self, Features};
 use super::probe::{self, Version};
 use crate::config::check::is_program;
@@ -44,6 +45,8 @@ pub struct Inventory {
     pub handlers: BTreeMap<String, HandlerReport>,
     /// Why containers cannot be monitored; none if they can.
     pub monitor: Option<Problem>,
+    /// What checkpoints need besides a runtime that makes them.
+    pub criu: Criu,
 }
 
 impl Inventory {
@@ -53,13 +56,14 @@ impl Inventory {
         for (name, handler) in config.handlers.clone() {
             asked.spawn(async move { (name, report(&handler).await) });
         }
-        let handlers = asked.join_all().await.into_iter().collect();
+        let (handlers, criu) = tokio::join!(asked.join_all(), criu::find());
+        let handlers = handlers.into_iter().collect();
         let monitor = &config.monitor;
         let missing = (!is_program(monitor)).then(|| Problem {
             reason: "MonitorMissing",
             message: format!("monitor {} is not a program", monitor.display()),
         });
-        Self { handlers, monitor: missing }
+        Self { handlers, monitor: missing, criu }
     }
 
     /// The handler a pod asked for by name (the empty name has been resolved), if it is usable.

@@ -53,6 +53,13 @@ impl Kept {
         }))
     }
 
+    /// The same, for a file that says something new only to who opens it; none if there is no such
+    /// file.
+    pub fn reopened(dir: &Path, name: &str) -> Option<Self> {
+        let path = dir.join(name);
+        path.exists().then_some(Self(How::Path(path)))
+    }
+
     /// A file that cannot be opened again by its path.
     pub fn pinned(file: File) -> Self {
         Self(How::Pinned(file))
@@ -122,8 +129,9 @@ mod tests {
     fn a_file_beyond_the_bound_is_read_all_the_same() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(dir.path().join("file"), "7").expect("write");
-        let kept = Kept(How::Path(dir.path().join("file")));
+        let kept = Kept::reopened(dir.path(), "file").expect("there");
         assert_eq!(kept.read().as_deref(), Some("7"));
+        assert!(Kept::reopened(dir.path(), "absent").is_none());
         std::fs::remove_file(dir.path().join("file")).expect("remove");
         assert_eq!(kept.read(), None);
     }

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -29,6 +30,10 @@ const PAGE: usize = 4096;
 /// nothing that came in an archive shall steer.
 const FIXED: [(&str, &str); 3] =
     [("index", "off"), ("redirect_dir", "nofollow"), ("metacopy", "off")];
+
+/// The old way has worked where the new one did not: the next mount does not try it, which the kernel
+/// would write into its log every time.
+static OLD_KERNEL: AtomicBool = AtomicBool::new(false);
 
 /// One mount to make.
 #[derive(Clone, Copy, Debug)]
@@ -66,9 +71,16 @@ fn in_own_thread(overlay: &Overlay<'_>) -> io::Result<()> {
         return attach(mapped::tree(overlay, namespace)?, overlay.target);
     }
     let mut names = Names::enter(overlay.lower)?;
+    if OLD_KERNEL.load(Ordering::Relaxed) {
+        return by_page(overlay, &mut names);
+    }
     match by_fsconfig(overlay, &mut names) {
         // An old kernel has no fsopen, or no `lowerdir+`.
-        Err(Step::Unknown) => by_page(overlay, &mut names),
+        Err(Step::Unknown) => {
+            by_page(overlay, &mut names)?;
+            OLD_KERNEL.store(true, Ordering::Relaxed);
+            Ok(())
+        }
         Err(Step::Failed(error)) => Err(error.into()),
         Ok(tree) => attach(tree, overlay.target),
     }

@@ -164,3 +164,64 @@ fn a_failure_says_why_and_leaves_nothing_behind() {
     let output = pause(&["--pin", "relative"]);
     assert_eq!(output.status.code(), Some(2));
 }
+
+/// A process in a user namespace in which root alone is mapped; killed when dropped.
+struct Stranger(Child);
+
+impl Stranger {
+    fn start() -> Stranger {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", "--uts", "sleep", "1000"]);
+        let stranger = Stranger(unshare.spawn().unwrap());
+        eventually("it is in its namespace", || {
+            namespace(Path::new(&stranger.namespace("user")))
+                != namespace(Path::new("/proc/self/ns/user"))
+        });
+        for map in ["uid_map", "gid_map"] {
+            fs::write(format!("/proc/{}/{map}", stranger.0.id()), "0 0 1").unwrap();
+        }
+        stranger
+    }
+
+    fn namespace(&self, name: &str) -> String {
+        format!("/proc/{}/ns/{name}", self.0.id())
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn it_belongs_to_the_user_namespace_that_it_joins() {
+    let stranger = Stranger::start();
+    let [user, uts] = ["user", "uts"].map(|name| stranger.namespace(name));
+    let pause = Pause::start(&["--join-uts", &uts, "--join-user", &user, "--user", "0:0"]);
+    assert_eq!(namespace(&pause.proc("ns/user")), namespace(Path::new(&user)));
+    assert_eq!(namespace(&pause.proc("ns/uts")), namespace(Path::new(&uts)));
+    assert_eq!(namespace(&pause.proc("ns/pid")), namespace(&pause.pin()));
+    // Whoever is root of that namespace may mount the new one's procfs.
+    let mounts = Command::new("nsenter")
+        .arg(format!("--user={user}"))
+        .arg(format!("--pid={}", pause.pin().display()))
+        .args(["unshare", "--mount", "mount", "-t", "proc", "proc", "/proc"])
+        .output()
+        .unwrap();
+    assert!(mounts.status.success(), "{}", String::from_utf8_lossy(&mounts.stderr));
+}
+
+#[test]
+fn a_user_that_is_not_mapped_is_a_failure_that_leaves_nothing() {
+    let stranger = Stranger::start();
+    let dir = tempfile::tempdir().unwrap();
+    let pin = dir.path().join("pid");
+    let output =
+        pause(&["--pin", pin.to_str().unwrap(), "--join-user", &stranger.namespace("user")]);
+    assert!(!output.status.success());
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(words.contains("drop privileges"), "{words}");
+    assert!(!pin.exists());
+}

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use e2e::cases;
 
 mod bad_requests;
+mod checkpoint;
 mod churn;
 mod confinement;
 mod crictl;
@@ -28,6 +29,7 @@ mod stats;
 mod streaming;
 mod stuck;
 mod support;
+mod userns;
 mod volumes;
 
 fn main() -> ExitCode {
@@ -131,6 +133,15 @@ fn main() -> ExitCode {
         streaming::a_removed_container_ends_its_sessions,
         streaming::a_thousand_dropped_clients_leave_nothing,
         streaming::tls_is_spoken_and_a_renewed_certificate_is_used,
+        userns::root_inside_is_nobody_outside,
+        userns::volumes_show_the_pods_owners_or_are_refused,
+        userns::limits_apply_below_the_parent,
+        userns::a_shared_process_namespace_belongs_to_the_pod,
+        userns::a_restart_keeps_the_mapping_and_removal_leaves_nothing,
+        userns::what_cannot_be_is_refused_by_the_name_of_its_field,
+        checkpoint::wrong_requests_are_refused_and_leave_nothing,
+        checkpoint::a_container_goes_on_and_its_archive_is_whole,
+        checkpoint::a_pod_is_captured_at_one_moment,
         churn::two_hundred_pods_come_and_go_without_a_trace,
     ])
 }

@@ -118,7 +118,8 @@ fn figures_are_right(fixture: &Fixture, handler: &str) -> Result<()> {
     let memory = linux.memory.context("no memory of the pod")?;
     ensure!(value(memory.working_set_bytes, "working set")? > 20 * MIB);
     let processes = linux.process.context("no processes")?;
-    ensure!((2..=8).contains(&value(processes.process_count, "processes")?));
+    let processes = value(processes.process_count, "processes")?;
+    ensure!((2..=8).contains(&processes), "{processes} processes");
     node.cri().drop_pod(&pod)?;
     for dir in e2e::host::cgroup_dirs(&parent) {
         fs::remove_dir(dir).ok(); // The kubelet's to remove.

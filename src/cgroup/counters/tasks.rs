@@ -1,7 +1,5 @@
 //! Processes and threads.
 
-use std::path::Path;
-
 use super::Place;
 use super::text::{limit, number_in, text_of};
 use crate::sys::kept::Kept;
@@ -27,21 +25,23 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn open(place: &Place) -> Self {
-        let (Place::V1(dir) | Place::V2(dir)) = place;
-        Self::in_dir(dir)
-    }
-
-    fn in_dir(dir: &Path) -> Self {
+        let (dir, processes) = match place {
+            // v1 keeps the list that a descriptor has read for a second after each reading, and so
+            // would show who reads it more often the same one for ever.
+            Place::V1(dir) => (dir, Kept::reopened(dir, "cgroup.procs")),
+            Place::V2(dir) => (dir, Kept::open(dir, "cgroup.procs")),
+        };
         Self {
-            processes: Kept::open(dir, "cgroup.procs"),
+            processes,
             threads: Kept::open(dir, "pids.current"),
             max_threads: Kept::open(dir, "pids.max"),
         }
     }
 
     pub(super) fn read(&self) -> Tasks {
-        let processes = self.processes.as_ref().and_then(Kept::read);
         let threads = number_in(&self.threads);
+        // A path may lead to a later group of the same name; a descriptor knows that its own is gone.
+        let processes = threads.and(self.processes.as_ref()).and_then(Kept::read);
         Tasks {
             processes: count(processes.as_deref(), threads),
             threads,

@@ -177,6 +177,43 @@ impl Drop for Group {
     }
 }
 
+/// A process that is killed when dropped.
+struct Sleeper(std::process::Child);
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn processes_that_come_and_go_are_seen_however_often_is_looked() {
+    let mounted = host::Host::gather().unwrap().cgroups;
+    let name = format!("crisol-counters-procs-{}", std::process::id());
+    let group = Group::make(&mounted, &name);
+    if group.0.is_empty() {
+        return; // Not root: nothing of it can be tried here.
+    }
+    let mut counters = Counters::open(&mounted, Path::new(&name));
+    assert_eq!(counters.read().unwrap().tasks.processes, Some(0));
+    let mut sleepers = Vec::new();
+    for expected in 1..=3 {
+        let null = std::process::Stdio::null;
+        let mut command = std::process::Command::new("sleep");
+        let child = command.arg("60").stdout(null()).stderr(null()).spawn();
+        let sleeper = Sleeper(child.unwrap());
+        for dir in &group.0 {
+            // A group of cpuset takes nobody before it has processors.
+            fs::write(dir.join("cgroup.procs"), sleeper.0.id().to_string()).ok();
+        }
+        sleepers.push(sleeper);
+        assert_eq!(counters.read().unwrap().tasks.processes, Some(expected));
+    }
+    drop(sleepers);
+    assert_eq!(counters.read().unwrap().tasks.processes, Some(0));
+}
+
 #[test]
 fn a_real_group_is_read_until_it_is_removed_and_a_new_one_of_its_name_is_another() {
     let mounted = host::Host::gather().unwrap().cgroups;
