@@ -25,11 +25,9 @@ use super::handle::{Command, Creation, Handle, MAILBOX, Reply, answer};
 use super::record::{ContainerRecord, Ended, now_ns};
 use super::spec::{ContainerSpec, Resources};
 use super::state::{State, Verdict};
-use super::{
-    ContainerError, Key, Parts, PodPlace, Shared, cleanup, create, remove, signal, start, stop,
-    tell,
-};
+use super::{ContainerError, Key, Parts, PodPlace, Shared, create, signal, start, stop};
 
+mod end;
 mod update;
 
 /// Requests that may wait for a step of one container to end.
@@ -403,64 +401,6 @@ impl Actor {
         }
         self.clean();
         self.admit_deferred();
-    }
-
-    /// Begins the clean-up, unless it runs or the runtime's start or update does.
-    fn clean(&mut self) {
-        if self.cleaning || self.start_in_flight || self.updating.is_some() {
-            return;
-        }
-        self.cleaning = true;
-        let (parts, record) = (self.parts.clone(), self.record.clone());
-        let (told, stopping) = (self.told.clone(), std::mem::take(&mut self.stopping));
-        self.step("clean up container", Fact::Cleaned, async move {
-            // Plugins hear of the end before whoever asked for it does.
-            parts.plugins.stop_container(&told, tell::container(&parts, &record)).await;
-            answer(stopping, &Ok(()));
-            cleanup::cleanup(&parts, &record).await
-        });
-    }
-
-    async fn on_cleaned(&mut self, result: Result<(), ContainerError>) {
-        self.cleaning = false;
-        match result {
-            Ok(()) => {
-                self.record.cleaned = true;
-                self.publish(None);
-                self.save().await.ok();
-                if !self.removing.is_empty() {
-                    self.remove();
-                }
-            }
-            Err(error) => {
-                let error = Arc::new(error);
-                tracing::warn!(container = %self.record.id, error = %crate::error::chain(&*error), "clean-up is owed");
-                answer(std::mem::take(&mut self.removing), &Err(error));
-            }
-        }
-    }
-
-    fn remove_when_clean(&mut self) {
-        if self.record.cleaned {
-            self.remove();
-        } else {
-            self.clean();
-        }
-    }
-
-    fn remove(&mut self) {
-        self.set_state(State::Removing);
-        let (parts, record) = (self.parts.clone(), self.record.clone());
-        let told = self.told.clone();
-        self.step("remove container", Fact::Removed, async move {
-            parts.plugins.remove_container(&told, tell::container(&parts, &record)).await;
-            remove::remove(&parts, &record).await
-        });
-    }
-
-    fn on_not_removed(&mut self, error: ContainerError) {
-        self.set_state(State::Exited);
-        answer(std::mem::take(&mut self.removing), &Err(Arc::new(error)));
     }
 
     fn admit_deferred(&mut self) {

@@ -118,7 +118,7 @@ pub fn resources(resources: &Resources) -> wire::LinuxResources {
 /// # Errors
 /// [`ContainerError::Request`] for what cannot be changed any more.
 pub fn change(wanted: &wire::LinuxResources) -> Result<Resources, ContainerError> {
-    let memory = wanted.memory.clone().unwrap_or_default();
+    let memory = wanted.memory.unwrap_or_default();
     let cpu = wanted.cpu.clone().unwrap_or_default();
     let fixed = [
         ("memory.reservation", memory.reservation.is_some()),

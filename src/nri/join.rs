@@ -200,26 +200,25 @@ async fn synchronize(plugins: &Plugins, plugin: &Plugin) -> Result<Vec<Container
 
 /// A picture as messages that the protocol takes; all but the last say that more follows.
 fn parts(picture: Picture) -> Vec<SynchronizeRequest> {
-    let mut parts = vec![SynchronizeRequest::default()];
-    let mut size = 0;
-    let mut room_for = |length: usize, parts: &mut Vec<SynchronizeRequest>| {
+    let (mut parts, mut last, mut size) = (Vec::new(), SynchronizeRequest::default(), 0);
+    let mut room_for = |length: usize, last: &mut SynchronizeRequest| {
         // A field has at most six bytes of tag and length in front.
-        size += length + 6;
-        if size > MAX_PART && size > length + 6 {
-            size = length + 6;
-            parts.push(SynchronizeRequest::default());
+        let length = length + 6;
+        if size > 0 && size + length > MAX_PART {
+            parts.push(SynchronizeRequest { more: true, ..std::mem::take(last) });
+            size = 0;
         }
+        size += length;
     };
     for pod in picture.pods {
-        room_for(pod.encoded_len(), &mut parts);
-        parts.last_mut().map(|part| part.pods.push(pod));
+        room_for(pod.encoded_len(), &mut last);
+        last.pods.push(pod);
     }
     for container in picture.containers {
-        room_for(container.encoded_len(), &mut parts);
-        parts.last_mut().map(|part| part.containers.push(container));
+        room_for(container.encoded_len(), &mut last);
+        last.containers.push(container);
     }
-    let last = parts.len() - 1;
-    parts[..last].iter_mut().for_each(|part| part.more = true);
+    parts.push(last);
     parts
 }
 

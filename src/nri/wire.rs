@@ -6,12 +6,12 @@
 // Generated code answers to the generator's lints.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used, clippy::too_many_lines)]
 mod messages {
-    tonic::include_proto!("nri.v1alpha1");
+    include!(concat!(env!("OUT_DIR"), "/nri.v1alpha1.rs"));
 }
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used, clippy::too_many_lines)]
 pub(super) mod ttrpc {
-    tonic::include_proto!("ttrpc");
+    include!(concat!(env!("OUT_DIR"), "/ttrpc.rs"));
 }
 
 pub use messages::*;
