@@ -168,7 +168,7 @@ impl Containers {
     /// Ends a container's process: its stop signal, then after `grace` a kill. Absent is fine.
     pub async fn stop(&self, query: &IdQuery, grace: Duration) -> Result<(), Shared> {
         match self.find(query)? {
-            Some(handle) => self.stop_one(handle, grace).await,
+            Some(handle) => gone_is_fine(self.stop_one(handle, grace).await),
             None => Ok(()),
         }
     }
@@ -176,7 +176,7 @@ impl Containers {
     /// Removes a container, killing it if it runs. Absent is fine.
     pub async fn remove(&self, query: &IdQuery) -> Result<(), Shared> {
         match self.find(query)? {
-            Some(handle) => self.remove_one(handle).await,
+            Some(handle) => gone_is_fine(self.remove_one(handle).await),
             None => Ok(()),
         }
     }
@@ -382,6 +382,15 @@ impl Containers {
         self.registry
             .find(query)
             .map_err(|source: Ambiguous| Arc::new(ContainerError::Ambiguous(source)))
+    }
+}
+
+/// RACE: a removal in flight may end between the look for a container and its answer. It is absent
+/// then, which is what was asked for.
+fn gone_is_fine(result: Result<(), Shared>) -> Result<(), Shared> {
+    match result {
+        Err(error) if matches!(*error, ContainerError::Gone { .. }) => Ok(()),
+        result => result,
     }
 }
 
