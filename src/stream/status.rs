@@ -18,7 +18,7 @@ pub enum Outcome {
     /// It ended by itself; of a process, with status 0.
     Success,
     /// The process ended with another status, or with 128 + a signal.
-    Code(i32),
+    Exit(i32),
     /// It could not be done, or not to the end.
     Failure(String),
 }
@@ -35,7 +35,7 @@ impl Outcome {
             (Form::Json, Self::Success) => {
                 json!({ "metadata": {}, "status": "Success" }).to_string().into()
             }
-            (Form::Json, Self::Code(code)) => json!({
+            (Form::Json, Self::Exit(code)) => json!({
                 "metadata": {},
                 "status": "Failure",
                 "message": self.words(),
@@ -61,7 +61,7 @@ impl Outcome {
     fn words(&self) -> String {
         match self {
             Self::Success => String::new(),
-            Self::Code(code) => format!("command terminated with exit code {code}"),
+            Self::Exit(code) => format!("command terminated with exit code {code}"),
             Self::Failure(message) => message.clone(),
         }
     }
@@ -69,7 +69,7 @@ impl Outcome {
 
 impl From<i32> for Outcome {
     fn from(code: i32) -> Self {
-        if code == 0 { Self::Success } else { Self::Code(code) }
+        if code == 0 { Self::Success } else { Self::Exit(code) }
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn older_protocols_are_told_in_words_and_only_of_failures() {
         assert!(Outcome::Success.encode(Form::Words).is_empty());
-        assert_eq!(Outcome::Code(7).encode(Form::Words), "command terminated with exit code 7");
+        assert_eq!(Outcome::Exit(7).encode(Form::Words), "command terminated with exit code 7");
         assert_eq!(Outcome::Failure("no \"x\"".into()).encode(Form::Words), "no \"x\"");
     }
 }

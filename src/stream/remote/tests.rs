@@ -76,7 +76,7 @@ async fn output_ends_before_the_outcome_is_told() {
     let (inboxes, streams) = on_websocket(ALL, JSON, &out);
     assert_eq!(inboxes.keys().collect::<Vec<_>>(), [&STDIN]);
     let streams = Streams { stdin: None, ..streams };
-    streams.finish(Outcome::Code(3)).await;
+    streams.finish(Outcome::Exit(3)).await;
     let mut sent = Vec::new();
     while let Ok(message) = queue.try_recv() {
         sent.push(match message {
