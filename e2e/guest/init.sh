@@ -59,7 +59,7 @@ load_modules() {
     mkdir -p /run/modules/lib/modules
     ln -s "/usr/lib/uml/modules/$(uname -r)" "/run/modules/lib/modules/$(uname -r)"
     must modprobe -d /run/modules -a overlay veth bridge br_netfilter iptable_nat iptable_filter \
-        nf_nat xt_comment xt_mark xt_addrtype xt_MASQUERADE xt_conntrack xt_multiport xt_nat \
+        nf_nat xt_tcpudp xt_comment xt_mark xt_addrtype xt_MASQUERADE xt_conntrack xt_multiport xt_nat \
         ip6table_nat ip6table_filter
     # This kernel has no nat chains of nf_tables.
     must mount --bind /usr/sbin/xtables-legacy-multi /usr/sbin/xtables-nft-multi

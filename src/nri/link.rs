@@ -107,8 +107,6 @@ impl Link {
         payload: Vec<u8>,
         within: Duration,
     ) -> Result<Vec<u8>, CallError> {
-        let (answer, answered) = oneshot::channel();
-        let awaited = Awaited { stream: self.expect(answer)?, link: self };
         let request = envelope::Request {
             service: super::PLUGIN_SERVICE.to_owned(),
             method: method.to_owned(),
@@ -116,10 +114,9 @@ impl Link {
             timeout_nano: i64::try_from(within.as_nanos()).unwrap_or(0),
             metadata: Vec::new(),
         };
-        let message = ttrpc::encode(awaited.stream, &Message::Request(request));
-        let bytes = mux::frames(mux::PLUGIN, &message.ok_or(CallError::TooLong)?);
         let exchange = async {
-            self.0.outgoing.send(bytes).await.map_err(|_| CallError::Closed)?;
+            let room = self.0.outgoing.reserve().await.map_err(|_| CallError::Closed)?;
+            let (_awaited, answered) = self.send(room, request)?;
             answered.await.map_err(|_| CallError::Closed)
         };
         let exchange = tokio::time::timeout(within, exchange).await;
@@ -132,12 +129,23 @@ impl Link {
         }
     }
 
-    fn expect(&self, answer: oneshot::Sender<envelope::Response>) -> Result<u32, CallError> {
+    /// Gives the request its number and puts it into the queue, in one go: the numbers that a plugin
+    /// sees must increase.
+    fn send(
+        &self,
+        room: mpsc::Permit<'_, Vec<u8>>,
+        request: envelope::Request,
+    ) -> Result<(Awaited<'_>, oneshot::Receiver<envelope::Response>), CallError> {
+        let (answer, answered) = oneshot::channel();
         let mut waiting = self.lock();
         let stream = waiting.next;
+        let message = ttrpc::encode(stream, &Message::Request(request));
+        let message = message.ok_or(CallError::TooLong)?;
         waiting.answers.as_mut().ok_or(CallError::Closed)?.insert(stream, answer);
         waiting.next = stream.wrapping_add(2);
-        Ok(stream)
+        room.send(mux::frames(mux::PLUGIN, &message));
+        drop(waiting);
+        Ok((Awaited { stream, link: self }, answered))
     }
 
     async fn write(self, mut half: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
@@ -282,5 +290,37 @@ impl Incoming {
             ttrpc::encode(self.stream, &Message::Response(response)).unwrap_or_default()
         });
         mux::frames(mux::RUNTIME, &message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls at once; more than there is room for in the queue.
+    const CALLS: u32 = 4 * OUTGOING as u32;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn calls_from_everywhere_reach_the_plugin_in_the_order_of_their_numbers() {
+        let (ours, mut theirs) = UnixStream::pair().expect("sockets");
+        let (link, _incoming) = Link::open(ours);
+        let within = Duration::from_secs(30);
+        for _ in 0..CALLS {
+            let link = link.clone();
+            tokio::spawn(async move { link.call("m", vec![0; 100], within).await });
+        }
+        let (mut demux, mut decoder) = (Demux::default(), Decoder::default());
+        let (mut streams, mut chunk) = (Vec::new(), vec![0; CHUNK]);
+        while streams.len() < CALLS as usize {
+            let length = theirs.read(&mut chunk).await.expect("read");
+            assert!(length > 0, "closed after {streams:?}");
+            let read = demux.push::<Broken>(&chunk[..length], |_, bytes| {
+                streams.extend(decoder.push(bytes)?.into_iter().map(|(stream, _)| stream));
+                Ok(())
+            });
+            read.expect("well-formed");
+        }
+        let expected: Vec<u32> = (0..CALLS).map(|call| 2 * call + 1).collect();
+        assert_eq!(streams, expected);
     }
 }
