@@ -55,7 +55,7 @@ check: need-cargo ## format, lints and documentation
 	$(CARGO) clippy $(ALL) --all-targets --test node -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc $(ALL) --no-deps
 
-unit: need-cargo ## unit and component tests, layout
+unit: tools ## unit and component tests, layout
 	$(CARGO) test $(ALL) --no-fail-fast
 
 e2e: tools build ## pods on this machine with real runc and crun; TEST=words runs the tests that contain them

@@ -67,7 +67,7 @@ impl Bundle {
             fs::create_dir_all(rootfs.join(name)).unwrap();
         }
         fs::create_dir(dir.path().join("shared")).unwrap();
-        fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
+        fs::copy(busybox(), rootfs.join("bin/busybox")).unwrap();
         for applet in APPLETS {
             symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
         }
@@ -161,4 +161,10 @@ fn mount_hugetlb() {
             rustix::mount::mount("cgroup", point, "cgroup", flags, c"hugetlb").unwrap();
         }
     });
+}
+
+/// The static busybox that `make tools` provides.
+fn busybox() -> PathBuf {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache");
+    std::env::var_os("CRISOL_CACHE").map_or_else(beside, PathBuf::from).join("bin/busybox")
 }

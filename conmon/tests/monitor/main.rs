@@ -1,6 +1,6 @@
 //! The monitor as the daemon sees it: real runtimes, real containers, one program from outside.
 //!
-//! Needs root, runc, crun and /bin/busybox (static). Every test has directories, cgroups and
+//! Needs root and what `make tools` provides: runc, crun, busybox. Every test has directories, cgroups and
 //! container ids of its own and removes them, so they run side by side.
 
 #![allow(clippy::unwrap_used)]
