@@ -28,16 +28,22 @@ impl Containers {
     }
 
     /// Runs a command for somebody who talks to it. The process is killed when it is dropped.
+    ///
+    /// # Errors
+    /// [`ContainerError::Busy`] when too many others go on all the time.
     pub async fn exec(
         &self,
         id: &ContainerId,
         command: Vec<String>,
         stdio: Stdio,
     ) -> Result<Process, Shared> {
+        let talks = self.handle(&id.into())?.talks;
+        let room = tokio::time::timeout(exec::TALK_WAIT, talks.acquire_owned()).await;
+        let Ok(Ok(room)) = room else { return Err(ContainerError::Busy { id: *id }.into()) };
         let record = self.running(&id.into(), Request::Exec)?;
         let parts = self.parts.clone();
         // Detached: a client that goes away meanwhile leaves no half of a start behind.
-        let work = async move { exec::start(&parts, &record, command, stdio).await };
+        let work = async move { exec::start(&parts, &record, command, stdio, room).await };
         match crate::steps::spawn("exec", work).await {
             Ok(Some(started)) => started.map_err(Into::into),
             _ => Err(ContainerError::Panicked { verb: "exec" }.into()),

@@ -25,6 +25,13 @@ mod terminal;
 pub use process::{Ended, Input, Output, Process, Stdio, Terminal, start_process as start};
 pub use sync::{ExecOutput, exec_sync};
 
+/// Commands of one container that somebody talks to at one time. A monitor holds 64 connections;
+/// the rest are for probes, for the log and for those who attach.
+pub const MAX_TALKS: usize = 32;
+
+/// How long one more waits for another to end.
+pub const TALK_WAIT: Duration = Duration::from_secs(10);
+
 /// How long a killed command may take to be gone.
 const KILLED: Duration = Duration::from_secs(10);
 

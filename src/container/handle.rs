@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::ids::ContainerId;
 use crate::nri::Told;
@@ -76,6 +76,8 @@ pub struct Handle {
     pub told: Told,
     /// What its owner published last.
     pub published: watch::Receiver<Arc<ContainerRecord>>,
+    /// Room for commands that somebody talks to.
+    pub talks: Arc<Semaphore>,
 }
 
 impl Handle {

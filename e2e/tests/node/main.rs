@@ -130,6 +130,7 @@ fn main() -> ExitCode {
         streaming::a_token_works_once_and_only_for_its_purpose,
         streaming::what_cannot_be_streamed_is_refused,
         streaming::a_client_that_does_not_read_holds_up_nobody,
+        streaming::many_clients_leave_room_for_probes,
         streaming::a_removed_container_ends_its_sessions,
         streaming::a_thousand_dropped_clients_leave_nothing,
         streaming::tls_is_spoken_and_a_renewed_certificate_is_used,

@@ -472,6 +472,34 @@ pub(crate) fn a_client_that_does_not_read_holds_up_nobody(fixture: &Fixture) -> 
     Ok(())
 }
 
+pub(crate) fn many_clients_leave_room_for_probes(fixture: &Fixture) -> Result<()> {
+    /// As many as one container has room for.
+    const CLIENTS: usize = 32;
+    let node = fixture.node();
+    let running = sleeper(&node, fixture, "crun")?;
+    let open = || -> Result<WebSocket> {
+        let url = exec_url(&node, &running.id, "echo ready; sleep 4716", false)?;
+        WebSocket::open(&url, "v4.channel.k8s.io")
+    };
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = open()?;
+        client.receive_until(STDOUT, "ready")?;
+        clients.push(client);
+    }
+    let mut waiting = open()?;
+    ensure!(node.cri().exec(&running.id, &["/bin/true"])?.exit_code == 0);
+    let container_id = running.id.clone();
+    node.cri().reopen_rpc(pb::ReopenContainerLogRequest { container_id })?;
+    ensure!(processes(&node, "echo ready; sleep 4716") <= CLIENTS, "one too many was started");
+    clients.truncate(CLIENTS - 1);
+    waiting.receive_until(STDOUT, "ready")?;
+    drop((clients, waiting));
+    gone(&node, "sleep 4716")?;
+    node.cri().drop_pod(&running.pod)?;
+    Ok(())
+}
+
 pub(crate) fn a_removed_container_ends_its_sessions(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     // In a shared process namespace nothing but the session itself ends the command.

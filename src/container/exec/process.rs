@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::monitor::Exec;
 
@@ -63,6 +64,8 @@ pub struct Process {
     pub stderr: Option<Output>,
     /// The terminal, to resize it.
     pub terminal: Option<Terminal>,
+    /// Its place among the container's commands.
+    _room: OwnedSemaphorePermit,
 }
 
 /// How a process ended.
@@ -72,7 +75,7 @@ pub struct Ended {
     pub code: i32,
 }
 
-/// Starts `command` in the container of `record`.
+/// Starts `command` in the container of `record`; it holds `room` for as long as it lives.
 ///
 /// # Errors
 /// [`ContainerError::ExecRefused`] with the runtime's words when there is no such program.
@@ -81,12 +84,13 @@ pub async fn start_process(
     record: &ContainerRecord,
     command: Vec<String>,
     stdio: Stdio,
+    room: OwnedSemaphorePermit,
 ) -> Result<Process, ContainerError> {
     let operation = parts.operations.begin("exec", record.id);
     operation.step("files");
     match stdio {
-        Stdio::Pipes { stdin } => with_pipes(parts, record, &command, stdin).await,
-        Stdio::Terminal => with_terminal(parts, record, &command).await,
+        Stdio::Pipes { stdin } => with_pipes(parts, record, &command, stdin, room).await,
+        Stdio::Terminal => with_terminal(parts, record, &command, room).await,
     }
 }
 
@@ -95,6 +99,7 @@ async fn with_pipes(
     record: &ContainerRecord,
     command: &[String],
     stdin: bool,
+    room: OwnedSemaphorePermit,
 ) -> Result<Process, ContainerError> {
     let files = Files::write(&parts.layout.bundle(&record.id), command, None).await?;
     let (out_read, out_write) = read_pipe(record)?;
@@ -113,6 +118,7 @@ async fn with_pipes(
         stdout: Some(Output::Pipe(out_read)),
         stderr: Some(Output::Pipe(err_read)),
         terminal: None,
+        _room: room,
     })
 }
 
@@ -120,6 +126,7 @@ async fn with_terminal(
     parts: &Arc<Parts>,
     record: &ContainerRecord,
     command: &[String],
+    room: OwnedSemaphorePermit,
 ) -> Result<Process, ContainerError> {
     let bundle = parts.layout.bundle(&record.id);
     let failed = |action| {
@@ -144,6 +151,7 @@ async fn with_terminal(
         stdout: Some(Output::Terminal(terminal.clone())),
         stderr: None,
         terminal: Some(terminal),
+        _room: room,
     })
 }
 
