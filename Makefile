@@ -20,7 +20,7 @@ CRITEST := $(TARGET)/release/critest
 # What `make conformance` was asked to run; nothing means all there is.
 SELECTED := $(strip $(foreach v,ON RUNTIME FOCUS WEBSOCKET CHURN REPEAT,$($(v))))
 
-.PHONY: build daemon monitor tools run test check unit e2e critest conformance guest guest-smoke bench fmt clean help
+.PHONY: build daemon monitor tools run test check unit e2e critest conformance conformance-bench guest guest-smoke peer-tools bench fmt clean help
 .DEFAULT_GOAL := build
 
 build: daemon monitor ## the daemon and its monitor
@@ -82,6 +82,12 @@ conformance: guest-tools build
 	exit $$failed
 endif
 
+peer-tools: tools
+	@e2e/tools/setup.sh $(CACHE) peer
+
+conformance-bench: peer-tools build ## the suite's own benchmarks, medians of crisol and of Debian's containerd
+	@$(CRITEST) --benchmark --peer containerd --runtime $(or $(RUNTIME),debian-runc)
+
 guest: guest-tools build node-tests ## a command in a machine of its own with Linux 6.1, AppArmor and control groups v2: RUN="..."; without RUN the node tests, TEST=words
 	@e2e/guest/run.sh $(if $(RUN),sh -c '$(RUN)','$(TARGET)/node-tests' $(TEST))
 
@@ -108,4 +114,4 @@ clean: ## remove what was built; the tools stay in .cache
 	rm -rf $(TARGET)
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z0-9]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

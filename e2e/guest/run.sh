@@ -41,7 +41,7 @@ status=0
 TMPDIR=/dev/shm LD_PRELOAD=$work/xstate.so timeout --kill-after=10 "$limit" \
     linux "mem=${GUEST_MEMORY:-6G}" root=/dev/root rootfstype=hostfs rootflags=/ rw \
     "ubda=$work/disk" "init=$here/init.sh" "guest_work=$work" \
-    con=null con0=fd:0,fd:1 quiet apparmor=1 security=apparmor umid="${work##*-}" uml_dir="$work/" \
+    con=null con0=fd:0,fd:1 loglevel=2 apparmor=1 security=apparmor umid="${work##*-}" uml_dir="$work/" \
     </dev/null || status=$?
 [ "$status" != 124 ] || fail "not done after $limit seconds"
 [ -s "$work/status" ] || fail "the machine ended ($status) without a word about the command"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a machine ready for `make run`, `make test` and `make bench`: setup.sh CACHE
-# and, with `guest` as second argument, for what runs in the guest of e2e/guest.
+# and, with `guest` as second argument, for what runs in the guest of e2e/guest; with `peer`, for
+# comparisons with Debian's containerd.
 #
 # Idempotent. Installs by package name what is missing and nothing else; builds crictl, critest and a
 # current runc from the modules pinned beside this file. What it cannot provide itself it names in
@@ -78,6 +79,19 @@ provide_busybox() {
     mv "$to.new" "$to"
 }
 
+# Not installed, so that nothing of it is started or found by accident.
+provide_peer() {
+    local dir
+    [ -x "$cache/peer/usr/bin/containerd" ] && return
+    echo "unpacking containerd"
+    dir=$(mktemp -d)
+    chmod 0777 "$dir"
+    (cd "$dir" && apt download containerd)
+    dpkg-deb -x "$dir"/containerd_*.deb "$cache/peer.new"
+    rm -rf "$dir"
+    mv "$cache/peer.new" "$cache/peer"
+}
+
 # A program of a Go module, built again only when the pinned version changes:
 # provide NAME MODULE-DIRECTORY MODULE VERSION-ARGUMENT BUILD...
 # BUILD is called with the version and the file to write, in the module's directory.
@@ -138,3 +152,4 @@ provide critest "$here" sigs.k8s.io/cri-tools -version build_critest
 provide runc "$here/runc" github.com/opencontainers/runc --version build_runc
 build_nri_plugin
 mount_hugetlb
+[ "${2:-}" != peer ] || provide_peer

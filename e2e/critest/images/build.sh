@@ -159,3 +159,5 @@ image user-username-group --config.user www-data:100
 for name in 1 2 3 latest tag all tags pause; do
     image test-$name --config.label "test=$name"
 done
+# A server that runs it in every pod wants it to stay.
+umoci --log=error config --image "$layout:test-pause" --config.cmd sleep --config.cmd infinity

@@ -64,8 +64,12 @@ pub(crate) struct Arguments {
     pub focus: Vec<String>,
     /// `--repeat N`: the suite N times against one daemon.
     pub repeat: usize,
-    /// `--churn N`: N pods that come and go beside.
+    /// `--churn N`: N pods that come and go beside, which leaves the specs of NRI out.
     pub churn: usize,
+    /// `--benchmark`: the suite's benchmarks instead of its specs.
+    pub benchmark: bool,
+    /// `--peer containerd`: the benchmarks against it too.
+    pub peer: bool,
 }
 
 impl Arguments {
@@ -81,6 +85,8 @@ impl Arguments {
             focus: Vec::new(),
             repeat: 1,
             churn: 0,
+            benchmark: false,
+            peer: false,
         };
         let mut words = words.filter(|word| !word.is_empty());
         while let Some(word) = words.next() {
@@ -97,10 +103,17 @@ impl Arguments {
                 "--websocket" => parsed.websocket = true,
                 "--focus" => parsed.focus.push(value()?),
                 "--repeat" => parsed.repeat = value()?.parse().context("--repeat")?,
+                "--benchmark" => parsed.benchmark = true,
+                "--peer" => {
+                    let peer = value()?;
+                    ensure!(peer == "containerd", "unknown peer {peer:?}");
+                    parsed.peer = true;
+                }
                 "--churn" => parsed.churn = value()?.parse().context("--churn")?,
                 other => bail!("unknown argument {other:?}"),
             }
         }
+        ensure!(!parsed.peer || parsed.benchmark, "a peer is there for --benchmark only");
         ensure!(parsed.repeat > 0, "--repeat 0 runs nothing");
         Ok(parsed)
     }

@@ -5,6 +5,7 @@
 //! the list names passes. What critest and the daemon said is kept below `.cache/critest`.
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,15 +17,18 @@ use e2e::node::{Node, Options};
 use nix::fcntl::{Flock, FlockArg};
 
 mod arguments;
+mod benchmark;
 mod images;
 mod left_out;
 mod neighbours;
+mod peer;
 mod report;
 mod suite;
 
 use arguments::{Arguments, Runtime};
 use left_out::{List, Verdict};
 use neighbours::Neighbours;
+use peer::Containerd;
 use report::Spec;
 
 /// critest binds the ports 12000 to 12003 of the node, whoever's node that is.
@@ -52,6 +56,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let dir = temporary_dir("crisol-critest-")?;
     let registry = images::serve(&dir.path().join("registry"))?;
     let _lock = lock()?;
+    if arguments.benchmark {
+        measure(arguments, registry.address(), &keep)?;
+        return Ok(true);
+    }
     let node = Arc::new(Node::start(options(arguments, registry.address())?)?);
     let neighbours = Neighbours::start(&node, arguments.churn)?;
     let mut held = true;
@@ -66,6 +74,23 @@ fn run(arguments: &Arguments) -> Result<bool> {
         println!("{} pods came and went beside", neighbours.end()?);
     }
     Ok(held)
+}
+
+/// The benchmarks, with the daemons' usual level of logging.
+fn measure(arguments: &Arguments, registry: &str, keep: &Path) -> Result<()> {
+    let log = "info".to_owned();
+    let options = Options { log, ..options(arguments, registry)? };
+    let node = Node::start(options.clone())?;
+    // Only for its directories and its network.
+    let other = Node::prepare(options)?;
+    let runtime = match arguments.runtime {
+        Runtime::Runc => layout::tool("runc")?,
+        Runtime::DebianRunc => "/usr/sbin/runc".into(),
+        Runtime::Crun => "/usr/bin/crun".into(),
+    };
+    let start = || Containerd::start(&other, &runtime, registry);
+    let peer = arguments.peer.then(start).transpose()?;
+    benchmark::run(&node, peer.as_ref(), arguments, keep)
 }
 
 fn lock() -> Result<Flock<fs::File>> {

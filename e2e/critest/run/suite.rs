@@ -38,6 +38,30 @@ pub(crate) fn keep_dir(arguments: &Arguments) -> Result<PathBuf> {
 /// # Errors
 /// If it cannot be started or leaves no report.
 pub(crate) fn run(node: &Node, arguments: &Arguments, keep: &Path) -> Result<Vec<Spec>> {
+    let mut options = vec![format!("-nri-socket={}", node.nri_socket().display())];
+    options.extend(arguments.focus.iter().map(|words| format!("-ginkgo.focus={words}")));
+    if arguments.websocket {
+        let transports = ["-websocket-exec", "-websocket-attach", "-websocket-portforward"];
+        options.extend(transports.map(str::to_owned));
+    }
+    if arguments.churn > 0 {
+        // critest's plugins panic when they hear of anybody else's pods.
+        options.push("-ginkgo.skip=NRI".to_owned());
+    }
+    run_with(&node.socket(), node, arguments, keep, &options)
+}
+
+/// The same against any server, with other options.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_with(
+    socket: &Path,
+    node: &Node,
+    arguments: &Arguments,
+    keep: &Path,
+    options: &[String],
+) -> Result<Vec<Spec>> {
     let report = keep.join("report.json");
     let log = keep.join("critest.log");
     for old in [&report, &log] {
@@ -47,20 +71,16 @@ pub(crate) fn run(node: &Node, arguments: &Arguments, keep: &Path) -> Result<Vec
     let temporary = node.dir().join("critest");
     fs::create_dir_all(&temporary)?;
     let limit = limit(arguments.place);
-    let endpoint = format!("unix://{}", node.socket().display());
+    let endpoint = format!("unix://{}", socket.display());
     let mut command = Command::new(layout::tool("critest")?);
     command
         .env("TMPDIR", &temporary)
         .current_dir(&temporary)
         .args(["-runtime-endpoint", &endpoint, "-image-endpoint", &endpoint])
-        .arg(format!("-nri-socket={}", node.nri_socket().display()))
         .arg(format!("-ginkgo.json-report={}", report.display()))
         .arg(format!("-ginkgo.timeout={}s", limit.as_secs()))
-        .arg("-ginkgo.no-color");
-    command.args(arguments.focus.iter().map(|words| format!("-ginkgo.focus={words}")));
-    if arguments.websocket {
-        command.args(["-websocket-exec", "-websocket-attach", "-websocket-portforward"]);
-    }
+        .arg("-ginkgo.no-color")
+        .args(options);
     let mut critest = Program::start(&mut command, &log)?;
     // It fails whenever a spec does: what that means is for the list to say.
     critest.wait(limit + GRACE)?;

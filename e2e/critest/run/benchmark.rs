@@ -1,0 +1,123 @@
+//! The benchmarks of the suite: how long each call takes, as a median, for crisol and for a peer.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use e2e::node::Node;
+use serde::Deserialize;
+
+use crate::arguments::Arguments;
+use crate::peer::Containerd;
+use crate::report::State;
+use crate::suite;
+
+/// How often each operation is done; one after the other.
+const ROUNDS: usize = 50;
+/// Of images fewer: each round pulls.
+const IMAGES: usize = 20;
+/// What the suite writes its measurements to.
+const FILES: [&str; 4] = [
+    "pod_benchmark_data.json",
+    "container_benchmark_data.json",
+    "image_lifecycle_benchmark_data.json",
+    "image_listing_benchmark_data.json",
+];
+
+/// Median milliseconds of each operation.
+type Medians = BTreeMap<String, f64>;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Measured {
+    operations_names: Vec<String>,
+    datapoints: Vec<Round>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Round {
+    operations_durations_ns: Vec<f64>,
+}
+
+/// Runs them against the node and, if there is one, the peer, and prints the table.
+///
+/// # Errors
+/// If one of the benchmarks fails.
+pub(crate) fn run(
+    node: &Node,
+    peer: Option<&Containerd>,
+    arguments: &Arguments,
+    keep: &Path,
+) -> Result<()> {
+    println!("\nrunning critest -benchmark, {arguments}");
+    let ours = measure(node.socket().as_path(), node, arguments, keep)?;
+    let theirs = match peer {
+        Some(peer) => measure(peer.socket(), node, arguments, keep)?,
+        None => Medians::new(),
+    };
+    println!("median of {ROUNDS} (images {IMAGES})      crisol  containerd");
+    for (name, ours) in &ours {
+        let theirs = theirs.get(name).map_or("-".to_owned(), |ms| format!("{ms:.1} ms"));
+        println!("{name:30} {:>9} {theirs:>11}", format!("{ours:.1} ms"));
+    }
+    Ok(())
+}
+
+fn measure(socket: &Path, node: &Node, arguments: &Arguments, keep: &Path) -> Result<Medians> {
+    let dir = tempfile::Builder::new().prefix("benchmark-").tempdir_in(node.dir())?;
+    let parameters = dir.path().join("parameters.yaml");
+    fs::write(
+        &parameters,
+        format!("containersNumber: {ROUNDS}\npodsNumber: {ROUNDS}\nimagesNumber: {IMAGES}\n"),
+    )?;
+    let options = [
+        "-benchmark".to_owned(),
+        format!("-benchmarking-params-file={}", parameters.display()),
+        format!("-benchmarking-output-dir={}", dir.path().display()),
+    ];
+    let specs = suite::run_with(socket, node, arguments, keep, &options)?;
+    let failed = specs.iter().find(|spec| spec.state != State::Passed);
+    if let Some(spec) = failed {
+        anyhow::bail!("{}: {}", spec.name, spec.message);
+    }
+    let mut medians = Medians::new();
+    for file in FILES {
+        let text = fs::read(dir.path().join(file)).with_context(|| format!("read {file}"))?;
+        let measured: Measured = serde_json::from_slice(&text).context(file)?;
+        medians.extend(medians_of(&measured)?);
+    }
+    Ok(medians)
+}
+
+fn medians_of(measured: &Measured) -> Result<Medians> {
+    ensure!(!measured.datapoints.is_empty(), "no measurements of {:?}", measured.operations_names);
+    let names = measured.operations_names.iter().enumerate();
+    let median = |at: usize| -> Result<f64> {
+        let rounds = measured.datapoints.iter();
+        let times = rounds.map(|round| round.operations_durations_ns.get(at).copied());
+        let mut times: Vec<f64> = times.collect::<Option<_>>().context("a round is cut short")?;
+        times.sort_by(f64::total_cmp);
+        Ok(times[times.len() / 2] / 1e6)
+    };
+    names.map(|(at, name)| Ok((name.clone(), median(at)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_taken_of_each_operation() {
+        let text = r#"{"operationsNames": ["A", "B"], "numParallel": 1, "datapoints": [
+            {"sampleIndex": 0, "operationsDurationsNs": [1000000, 30000000]},
+            {"sampleIndex": 1, "operationsDurationsNs": [3000000, 10000000]},
+            {"sampleIndex": 2, "operationsDurationsNs": [2000000, 20000000]}]}"#;
+        let measured: Measured = serde_json::from_str(text).expect("measurements");
+        let medians = medians_of(&measured).expect("medians");
+        assert_eq!(medians, [("A".to_owned(), 2.0), ("B".to_owned(), 20.0)].into());
+        let none = Measured { operations_names: vec!["A".to_owned()], datapoints: Vec::new() };
+        assert!(medians_of(&none).is_err());
+    }
+}
