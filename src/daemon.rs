@@ -35,7 +35,7 @@ use crate::health;
 use crate::host::Host;
 use crate::image::Images;
 use crate::metrics::{self, Metrics};
-use crate::network::{Networks, PodRanges};
+use crate::network::{Networks, PodRanges, left_running};
 use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::pod::{self, Pods};
@@ -285,6 +285,8 @@ impl Daemon {
 
     /// Finds what a former daemon left, then starts what goes on in the background.
     async fn recover(&self) -> anyhow::Result<()> {
+        let pods = Layout::new(&self.reporter.config.root, &self.reporter.config.state).pods();
+        left_running::settle(&pods, left_running::PATIENCE).await;
         self.containers.recover().await.context("find containers again")?;
         self.pods.recover().await.context("find pods again")?;
         let (pods, containers) = (self.pods.clone(), self.containers.clone());

@@ -23,6 +23,7 @@ mod attachment;
 pub mod bandwidth;
 mod error;
 pub mod hostname;
+pub mod left_running;
 pub mod pod_ranges;
 pub mod resolv_conf;
 mod status;
