@@ -94,8 +94,9 @@ guest: guest-tools build node-tests ## a command in a machine of its own with Li
 # What this machine's kernel may not be able to show, in a few minutes.
 SMOKE := AppArmor|UserNamespaces|resources|stats|metrics
 
-guest-smoke: guest-tools build ## what needs the guest: AppArmor, limits, updates, statistics, user namespaces
+guest-smoke: guest-tools build node-tests ## what needs the guest: AppArmor, limits, updates, statistics, user namespaces
 	@GUEST_LIMIT=900 e2e/guest/run.sh $(CRITEST) --on guest --focus '$(SMOKE)'
+	@GUEST_LIMIT=900 e2e/guest/run.sh $(TARGET)/node-tests limits:: resources::
 
 # The node tests' program has a name only cargo knows.
 .PHONY: node-tests
