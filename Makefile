@@ -48,7 +48,7 @@ guest-tools: ## the same, and User-Mode Linux
 run: tools build ## a pod from a registry image, shown through crictl; ONCE=1 ends by itself
 	@$(CARGO) run -q $(ALL) --bin run -- $(if $(ONCE),--once)
 
-test: tools check unit e2e critest ## everything CI checks
+test: tools check unit e2e critest guest-smoke ## everything CI checks
 
 check: need-cargo ## format, lints and documentation
 	$(CARGO) fmt --all --check
@@ -63,17 +63,22 @@ e2e: tools build ## pods on this machine with real runc and crun; TEST=words run
 
 critest: critest-runc critest-crun ## the CRI validation suite on this machine, with a current runc and with crun
 
+# The guest has no network: what it pulls is built before.
+.PHONY: suite-images
+suite-images: tools build
+	@$(CRITEST) --images
+
 critest-%: tools build
 	@$(CRITEST) --runtime $*
 
 ifneq ($(SELECTED),)
-conformance: $(if $(filter guest,$(ON)),guest-)tools build ## the suite everywhere, or chosen by ON=native|guest RUNTIME=runc|crun|debian-runc FOCUS=words WEBSOCKET=1 CHURN=n REPEAT=n
+conformance: $(if $(filter guest,$(ON)),guest-)tools build suite-images ## the suite everywhere, or chosen by ON=native|guest RUNTIME=runc|crun|debian-runc FOCUS=words WEBSOCKET=1 CHURN=n REPEAT=n
 	@$(if $(filter guest,$(ON)),e2e/guest/run.sh) $(CRITEST) \
 	    --on $(or $(ON),native) --runtime $(or $(RUNTIME),runc) $(if $(WEBSOCKET),--websocket) \
 	    $(if $(FOCUS),--focus "$(FOCUS)") --churn $(or $(CHURN),0) --repeat $(or $(REPEAT),1)
 else
 # Every one, also after one that failed.
-conformance: guest-tools build
+conformance: guest-tools build suite-images
 	@failed=0; \
 	for kind in "--runtime runc" "--runtime crun" "--runtime runc --websocket"; do \
 	    $(CRITEST) $$kind || failed=1; \
@@ -94,7 +99,7 @@ guest: guest-tools build node-tests ## a command in a machine of its own with Li
 # What this machine's kernel may not be able to show, in a few minutes.
 SMOKE := AppArmor|UserNamespaces|resources|stats|metrics
 
-guest-smoke: guest-tools build node-tests ## what needs the guest: AppArmor, limits, updates, statistics, user namespaces
+guest-smoke: guest-tools build node-tests suite-images ## what needs the guest: AppArmor, limits, updates, statistics, user namespaces
 	@GUEST_LIMIT=900 e2e/guest/run.sh $(CRITEST) --on guest --focus '$(SMOKE)'
 	@GUEST_LIMIT=900 e2e/guest/run.sh $(TARGET)/node-tests limits:: resources::
 

@@ -26,6 +26,14 @@ pub(crate) fn serve(dir: &Path) -> Result<Registry> {
     Registry::start_on(dir, &storage, Access::Open)
 }
 
+/// Builds the images unless an earlier run did.
+///
+/// # Errors
+/// As [`serve`].
+pub(crate) fn build() -> Result<()> {
+    storage().map(drop)
+}
+
 /// The registry's storage, filled.
 fn storage() -> Result<PathBuf> {
     let cache = layout::cache().join("critest-images");

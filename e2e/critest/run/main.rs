@@ -2,7 +2,8 @@
 //!
 //! Every spec runs. Those that cannot pass are named in `../skip.toml` with their reasons; the run
 //! fails when a spec fails, when one skips itself that the list does not name, and when one that
-//! the list names passes. What critest and the daemon said is kept below `.cache/critest`.
+//! the list names passes. `--images` builds the images and nothing else: a machine without a network
+//! finds them built. What critest and the daemon said is kept below `.cache/critest`.
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +37,12 @@ const LOCK: &str = "/run/lock/crisol-critest";
 
 fn main() -> ExitCode {
     e2e::interrupt::sweep_when_interrupted(|| false);
-    let result = Arguments::parse(std::env::args().skip(1)).and_then(|arguments| run(&arguments));
+    let mut words = std::env::args().skip(1).peekable();
+    let result = if words.peek().is_some_and(|word| word == "--images") {
+        images::build().map(|()| true)
+    } else {
+        Arguments::parse(words).and_then(|arguments| run(&arguments))
+    };
     sweep_all();
     match result {
         Ok(true) => ExitCode::SUCCESS,
