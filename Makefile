@@ -46,7 +46,7 @@ guest-tools: ## the same, and User-Mode Linux
 	@e2e/tools/setup.sh $(CACHE) guest
 
 run: tools build ## a pod from a registry image, shown through crictl; ONCE=1 ends by itself
-	@$(CARGO) run -q $(ALL) --bin run -- $(if $(ONCE),--once)
+	@$(TARGET)/release/run $(if $(ONCE),--once)
 
 test: tools check unit e2e critest guest-smoke ## everything CI checks
 
@@ -111,7 +111,7 @@ node-tests: need-cargo
 	    xargs -I {} ln -sfn {} $(TARGET)/node-tests
 
 bench: tools build ## the promises of README.md, measured beside the bare runtimes in one run
-	@$(CARGO) run -q $(ALL) --bin bench -- $(BENCH)
+	@$(TARGET)/release/bench $(BENCH)
 
 fmt: ## format the code
 	$(CARGO) fmt --all
