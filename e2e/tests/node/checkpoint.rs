@@ -4,10 +4,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
-use e2e::node::Node;
+use e2e::node::{Node, Options};
 use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
 use e2e::wait::eventually;
@@ -228,4 +229,36 @@ pub(crate) fn a_pod_is_captured_at_one_moment(fixture: &Fixture) -> Result<()> {
     fs::remove_dir_all(&output)?;
     node.cri().drop_pod(&first.pod)?;
     ensure_nothing_new(&before, || node.traces())
+}
+
+pub(crate) fn a_container_that_a_killed_daemon_froze_goes_on(fixture: &Fixture) -> Result<()> {
+    let mut node = fixture.own_node(Options::default())?;
+    let running = counter(&node, fixture, "thawed")?;
+    if !usable(&node, &running)? {
+        return Ok(());
+    }
+    let dir = node.dir().join("thawed");
+    fs::create_dir(&dir)?;
+    let mut cut_off = 0;
+    for wait in [10, 30, 60, 100, 150, 250] {
+        let location = dir.join(format!("{wait}.tar"));
+        let request = pb::CheckpointContainerRequest {
+            container_id: running.id.clone(),
+            location: location.display().to_string(),
+            timeout: 0,
+        };
+        node.cri().checkpoint_and_hang_up(&request, Duration::from_millis(wait));
+        node.kill9()?;
+        cut_off += usize::from(!location.exists());
+        node.spawn()?;
+        goes_on(&running).with_context(|| format!("killed after {wait} ms"))?;
+    }
+    ensure!(cut_off > 0, "the daemon was never killed in the middle");
+    let location = dir.join("whole.tar");
+    checkpoint(&node, &running.id, &location, 0)?;
+    goes_on(&running)?;
+    node.cri().drop_pod(&running.pod)?;
+    let left = fs::read_dir(node.root().join("checkpoints"))?.count();
+    ensure!(left == 0, "{left} checkpoints are left half made");
+    Ok(())
 }

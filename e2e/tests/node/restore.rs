@@ -18,13 +18,15 @@ use tonic::{Code, Status};
 use crate::checkpoint::{counting, usable};
 use crate::support::{END, Running, add, exec, pid, run_in, state};
 
-/// A checkpoint of a pod with a container that counts and one that sleeps; the pod is gone.
+/// How far a container has counted at least when it is captured.
+const COUNTED: usize = 10;
+
+/// A checkpoint of a pod with a container that counts, one that sleeps, and one that counts on a
+/// terminal; the pod is gone.
 struct Frozen {
     dir: PathBuf,
     pod: pb::PodSandboxConfig,
     containers: Vec<pb::ContainerConfig>,
-    /// How far it had counted at least.
-    counted: usize,
 }
 
 /// Makes one, or none where it cannot be made.
@@ -39,25 +41,35 @@ fn freeze(node: &Node, fixture: &Fixture, name: &str) -> Result<Option<Frozen>> 
         return Ok(None);
     }
     let sleeper = request::container("sleeper", &image, &["/bin/sleep", "1000"]);
-    let sleeper = add(node, &counter.pod, &counter.pod_config, sleeper)?;
-    node.cri().start(&sleeper.id)?;
-    eventually("it counts", END, || {
-        ensure!(counter.printed()?.len() > 10);
-        Ok(())
-    })?;
-    let counted = counter.printed()?.len();
+    let mut terminal = counting("terminal", &image);
+    terminal.tty = true;
+    let mut others = Vec::new();
+    for config in [sleeper, terminal] {
+        let other = add(node, &counter.pod, &counter.pod_config, config)?;
+        node.cri().start(&other.id)?;
+        others.push(other);
+    }
+    for one in [&counter, &others[1]] {
+        eventually("it counts", END, || {
+            ensure!(one.printed()?.len() > COUNTED);
+            Ok(())
+        })?;
+    }
+    let all = [std::slice::from_ref(&counter), &others].concat();
     let dir = node.dir().join(format!("checkpoint-{name}"));
     fs::create_dir(&dir)?;
     node.cri().checkpoint_pod_rpc(pb::CheckpointPodRequest {
         pod_sandbox_id: counter.pod.clone(),
         output_path: dir.display().to_string(),
-        container_ids: vec![counter.id.clone(), sleeper.id.clone()],
+        container_ids: all.iter().map(|one| one.id.clone()).collect(),
         options: Default::default(),
     })?;
     node.cri().drop_pod(&counter.pod)?;
-    fs::remove_file(counter.log())?;
-    let containers = vec![counter.config, sleeper.config];
-    Ok(Some(Frozen { dir, pod: counter.pod_config, containers, counted }))
+    for one in &all {
+        fs::remove_file(one.log())?;
+    }
+    let containers = all.into_iter().map(|one| one.config).collect();
+    Ok(Some(Frozen { dir, pod: counter.pod_config, containers }))
 }
 
 fn request_of(dir: &Path, running: &Running) -> pb::RestorePodRequest {
@@ -85,7 +97,7 @@ impl Frozen {
     fn restore(&self, node: &Node) -> Result<Vec<Running>> {
         let restored = restore(node, &self.request())?;
         let names: Vec<_> = restored.restored_containers.iter().map(|one| &one.name).collect();
-        ensure!(names == ["counter", "sleeper"], "{names:?}");
+        ensure!(names == ["counter", "sleeper", "terminal"], "{names:?}");
         let ids = restored.restored_containers.into_iter().map(|one| one.container_id);
         let all = ids.zip(&self.containers).map(|(id, config)| Running {
             pod: restored.pod_sandbox_id.clone(),
@@ -97,9 +109,9 @@ impl Frozen {
     }
 
     /// The counter goes on where it was, with the files that it had.
-    fn ensure_goes_on(&self, node: &Node, counter: &Running) -> Result<()> {
+    fn ensure_goes_on(node: &Node, counter: &Running) -> Result<()> {
         let numbers = || -> Result<Vec<usize>> {
-            counter.printed()?.iter().map(|line| Ok(line.parse()?)).collect()
+            counter.printed()?.iter().map(|line| Ok(line.trim_end().parse()?)).collect()
         };
         let before = numbers().map_or(0, |numbers| numbers.len());
         eventually("it counts on", END, || {
@@ -108,7 +120,7 @@ impl Frozen {
         })?;
         let numbers = numbers()?;
         let first = *numbers.first().context("nothing")?;
-        ensure!(first >= self.counted, "{first} came after {}", self.counted);
+        ensure!(first >= COUNTED, "it began anew: {first}");
         let consecutive = numbers.iter().enumerate().all(|(n, number)| *number == first + n);
         ensure!(consecutive, "a number is lost: {numbers:?}");
         ensure!(exec(node, &counter.id, &["/bin/cat", "/new"])? == "secret\n");
@@ -134,15 +146,18 @@ pub(crate) fn a_pod_goes_on_where_its_checkpoint_was_made(fixture: &Fixture) -> 
     let before = node.traces().without_process();
     let Some(frozen) = freeze(&node, fixture, "goes-on")? else { return Ok(()) };
     let restored = frozen.restore(&node)?;
-    let [counter, sleeper] = restored.as_slice() else { anyhow::bail!("{restored:?}") };
+    let [counter, sleeper, terminal] = restored.as_slice() else { anyhow::bail!("{restored:?}") };
     // The same again, as after an answer that was lost.
     let again = frozen.restore(&node)?;
-    ensure!(again.iter().map(|one| &one.id).eq([&counter.id, &sleeper.id]), "{again:?}");
-    ensure!(node.cri().pods()?.len() == 1 && node.cri().containers()?.len() == 2);
+    ensure!(
+        again.iter().map(|one| &one.id).eq([&counter.id, &sleeper.id, &terminal.id]),
+        "{again:?}"
+    );
+    ensure!(node.cri().pods()?.len() == 1 && node.cri().containers()?.len() == 3);
     fs::remove_dir_all(&frozen.dir)?;
 
     // Created, and nothing of it has run.
-    for one in [counter, sleeper] {
+    for one in [counter, sleeper, terminal] {
         let status = node.cri().container(&one.id)?;
         ensure!(state(&status) == pb::ContainerState::ContainerCreated && status.started_at == 0);
         let early = node.cri().exec(&one.id, &["/bin/true"]).expect_err("it does not run");
@@ -158,13 +173,15 @@ pub(crate) fn a_pod_goes_on_where_its_checkpoint_was_made(fixture: &Fixture) -> 
     ensure!(images(&node, &counter.id).exists());
 
     node.cri().start(&counter.id)?;
-    frozen.ensure_goes_on(&node, counter)?;
+    Frozen::ensure_goes_on(&node, counter)?;
+    node.cri().start(&terminal.id)?;
+    Frozen::ensure_goes_on(&node, terminal)?;
     ensure!(!images(&node, &counter.id).exists(), "its memory is left on the disk");
     let process = pid(&node, &counter.id)?;
     node.kill9()?;
     node.spawn()?;
     ensure!(pid(&node, &counter.id)? == process);
-    frozen.ensure_goes_on(&node, counter)?;
+    Frozen::ensure_goes_on(&node, counter)?;
     node.cri().stop(&counter.id, 0)?;
     let status = node.cri().container(&counter.id)?;
     ensure!(status.exit_code == 137 && status.reason == "Error", "{status:?}");
@@ -193,7 +210,7 @@ pub(crate) fn a_start_that_a_crash_cuts_off_is_not_lost(fixture: &Fixture) -> Re
             pb::ContainerState::ContainerRunning => {}
             other => anyhow::bail!("killed after {wait} ms: {other:?}"),
         }
-        frozen.ensure_goes_on(&node, counter).with_context(|| format!("after {wait} ms"))?;
+        Frozen::ensure_goes_on(&node, counter).with_context(|| format!("after {wait} ms"))?;
         node.cri().drop_pod(&counter.pod)?;
         fs::remove_file(counter.log())?;
     }
@@ -232,10 +249,10 @@ pub(crate) fn what_is_no_checkpoint_of_the_pod_is_refused(fixture: &Fixture) -> 
             "options",
         ),
         (changed(&|request| request.container_configs.clear()), "container_configs"),
-        (changed(&|request| drop(request.container_configs.pop())), "container_configs"),
+        (changed(&|request| drop(request.container_configs.pop())), "lacks \"terminal\""),
         (
             changed(&|request| request.container_configs.push(frozen.containers[0].clone())),
-            "container_configs[2].metadata.name",
+            "container_configs[3].metadata.name",
         ),
         (
             changed(&|request| {
@@ -299,7 +316,7 @@ pub(crate) fn a_hostile_checkpoint_steers_nothing(fixture: &Fixture) -> Result<(
         ensure!(!made.contains(word), "{word} of the checkpoint: {made}");
     }
     node.cri().start(&restored[0].id)?;
-    frozen.ensure_goes_on(&node, &restored[0])?;
+    Frozen::ensure_goes_on(&node, &restored[0])?;
     ensure!(node.cri().images()? == listed, "an image was named by the checkpoint");
     node.cri().drop_pod(&restored[0].pod)?;
     fs::remove_file(restored[0].log())?;
