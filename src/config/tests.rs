@@ -140,6 +140,10 @@ const MISTAKES: [(&str, &str); 52] = [
         "c.toml:1:9: network.plugin_dirs: at least one directory is needed",
     ),
     (
+        "runtime.search_path = [\"/bin:/usr/bin\"]",
+        "c.toml:1:9: runtime.search_path: \"/bin:/usr/bin\" contains ':', which separates the directories of PATH",
+    ),
+    (
         "cgroup.driver = \"cgroup\"",
         "c.toml:1:8: cgroup.driver: \"cgroup\" is none of \"auto\", \"systemd\", \"cgroupfs\"",
     ),
@@ -459,6 +463,7 @@ auth_file = "/etc/a.json"
 [runtime]
 default_handler = "my.runtime"
 monitor = "/opt/monitor"
+search_path = ["/opt/bin"]
 [runtime.handlers."my.runtime"]
 type = "shim"
 path = "/opt/my"

@@ -130,6 +130,7 @@ mod tests {
         let runtime = config::Runtime {
             default_handler: "good".to_owned(),
             monitor: dir.path().join("absent"),
+            search_path: vec!["/bin".into()],
             handlers: BTreeMap::from([
                 ("good".to_owned(), handler(HandlerKind::Oci, good.to_str().unwrap())),
                 ("kata".to_owned(), handler(HandlerKind::Shim, "/bin/true")),
