@@ -75,7 +75,7 @@ impl Files {
 }
 
 /// Text, and what is said about it.
-const MISTAKES: [(&str, &str); 52] = [
+const MISTAKES: [(&str, &str); 53] = [
     // Syntax.
     ("root = ", "c.toml:1:8: string values must be quoted, expected literal string"),
     ("\n[cri\n", "c.toml:2:5: "),
