@@ -128,6 +128,8 @@ pub struct Runtime {
     pub default_handler: String,
     /// The monitor's program.
     pub monitor: PathBuf,
+    /// The directories of the PATH that runtimes get.
+    pub search_path: Vec<PathBuf>,
     /// Handlers by name.
     pub handlers: BTreeMap<String, Handler>,
 }

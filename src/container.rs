@@ -26,11 +26,13 @@ pub mod create;
 pub mod error;
 pub mod exec;
 pub mod handle;
+pub mod launch;
 pub mod oci;
 pub mod parts;
 pub mod record;
 pub mod recover;
 pub mod remove;
+pub mod restore;
 pub mod signal;
 pub mod spec;
 pub mod start;
@@ -275,6 +277,14 @@ impl Containers {
             Ok(Some(done)) => done.map_err(Arc::new),
             _ => Err(Arc::new(ContainerError::Panicked { verb: "checkpoint pod" })),
         }
+    }
+
+    /// Whether containers of this handler can be checkpointed and restored here.
+    ///
+    /// # Errors
+    /// [`ContainerError::NoCheckpoints`] with the reason.
+    pub fn check_checkpoints(&self, handler: &str) -> Result<(), Shared> {
+        checkpoint::check_able(&self.parts, handler).map_err(Arc::new)
     }
 
     /// Opens the log anew, after the kubelet renamed it.

@@ -42,7 +42,7 @@ use crate::pod::{self, Pods};
 use crate::record::Records;
 use crate::rootfs;
 use crate::runtime::handlers::Inventory;
-use crate::runtime::{Runtime, SystemdCgroup};
+use crate::runtime::{Environment, Runtime, SystemdCgroup};
 use crate::stats::{self, Stats, WritableLayers};
 use crate::steps::{self, Operations, blocking};
 use crate::stream;
@@ -474,9 +474,11 @@ fn runtimes(
         Driver::Cgroupfs => SystemdCgroup::No,
     };
     let slots = Arc::new(Semaphore::new(host.cpus * RUNTIMES_PER_CPU));
+    let environment = Environment::new(&config.runtime.search_path);
     let usable = config.runtime.handlers.iter().filter_map(|(name, handler)| {
         let report = inventory.handlers.get(name).filter(|_| handler.kind == HandlerKind::Oci)?;
-        let runtime = Runtime::new(handler, report.features.clone(), systemd, slots.clone());
+        let (features, slots) = (report.features.clone(), slots.clone());
+        let runtime = Runtime::new(handler, features, systemd, environment.clone(), slots);
         Some((name.clone(), Arc::new(runtime)))
     });
     usable.collect()

@@ -44,7 +44,9 @@ pub use config::ImageConfig;
 pub use credentials::{Credentials, CredentialsError};
 pub use digest::Digest;
 pub use error::ImageError;
+pub(crate) use gc::remove_at;
 pub use reference::{Name, Reference, ReferenceError};
+pub use unpack::{UnpackError, lay_over};
 
 use crate::ids::ImageId;
 use crate::metrics::Metrics;

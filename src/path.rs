@@ -7,6 +7,7 @@
 //!   containers/ID.json  records            pods/ID/ns/       net, ipc, uts, pid, user: pinned
 //!   rw/ID/{upper,work}  writable layers    containers/ID/    bundle: config.json, rootfs/ (mount)
 //!   images/             the image store    containers/ID/monitor/  socket, exit record
+//!   rw/ID/checkpoint/   what it is restored from
 //!   checkpoints/ID/     being made
 //!   cni/                results            owed/ID           network namespaces owed a CNI DEL
 //!   pod-ranges          told by the kubelet
@@ -77,6 +78,16 @@ impl Layout {
     /// The writable layer of one container.
     pub fn writable_layer(&self, id: &ContainerId) -> PathBuf {
         self.writable_layers().join(id.to_string())
+    }
+
+    /// CRIU's images of a container that is still to be restored: as private as memory.
+    pub fn restored_images(&self, id: &ContainerId) -> PathBuf {
+        self.writable_layer(id).join("checkpoint")
+    }
+
+    /// CRIU's logs of restoring a container.
+    pub fn restore_logs(&self, id: &ContainerId) -> PathBuf {
+        self.writable_layer(id).join("criu")
     }
 
     /// Checkpoints that are being made, one directory a container.

@@ -26,6 +26,7 @@ pub mod pause;
 pub mod record;
 pub mod recover;
 pub mod remove;
+pub mod restore;
 pub mod run;
 pub mod spec;
 pub mod state;
@@ -43,6 +44,15 @@ use state::State;
 /// An error that several callers wait for.
 pub type Shared = Arc<PodError>;
 
+/// Who made a pod that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    /// This call.
+    Anew,
+    /// Another one.
+    Before,
+}
+
 /// All pods of the node.
 #[derive(Clone)]
 pub struct Pods {
@@ -58,6 +68,10 @@ impl Pods {
 
     /// Runs a pod, or joins the same one that is being run or runs already.
     pub async fn run(&self, spec: PodSpec) -> Result<PodId, Shared> {
+        self.run_or_join(spec).await.map(|(id, _)| id)
+    }
+
+    async fn run_or_join(&self, spec: PodSpec) -> Result<(PodId, Made), Shared> {
         let handler = self.check(&spec)?;
         let id = PodId::random();
         let (key, spec) = (spec.key.clone(), Arc::new(spec));
@@ -67,24 +81,24 @@ impl Pods {
             born = Some(actor);
             handle
         });
-        let handle = match reserved {
+        let (handle, made) = match reserved {
             Reserved::New(handle) => {
                 if let Some(actor) = born {
                     let registry = self.registry.clone();
                     drop(crate::steps::spawn("pod", async move { actor.run(registry).await }));
                 }
-                handle
+                (handle, Made::Anew)
             }
             Reserved::Existing(handle) => {
                 Self::check_same(&handle, &spec)?;
-                handle
+                (handle, Made::Before)
             }
         };
         let mut creation = handle.creation.clone();
         match creation.wait_for(|creation| !matches!(creation, Creation::Pending)).await.as_deref()
         {
             Ok(Creation::Failed(error)) => Err(error.clone()),
-            Ok(_) => Ok(handle.id),
+            Ok(_) => Ok((handle.id, made)),
             Err(_) => Err(Arc::new(PodError::Gone { id: handle.id })),
         }
     }

@@ -24,10 +24,12 @@ use crate::ids::ContainerId;
 
 pub mod checkpoint;
 pub mod criu;
+pub mod environment;
 pub mod features;
 pub mod handlers;
 pub mod probe;
 
+pub use environment::Environment;
 pub use features::Features;
 
 /// How long `create` may take: it pulls nothing, but hooks and slow disks count.
@@ -41,11 +43,6 @@ const SHORT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What is kept of a runtime's output, for the error message.
 const OUTPUT_CAP: u64 = 16 << 10;
-
-/// The environment of every runtime and monitor. The daemon's own has what is none of theirs: with
-/// systemd's NOTIFY_SOCKET, runc would make every container's start wait for a readiness message.
-pub const ENVIRONMENT: [(&str, &str); 1] =
-    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")];
 
 /// How much of the end of a runtime's log is looked at for the reason of a failure.
 const LOG_TAIL: usize = 16 << 10;
@@ -121,6 +118,7 @@ pub struct Runtime {
     /// Global options: `--root`, those of the configuration, the cgroup driver's.
     global: Vec<OsString>,
     root: PathBuf,
+    environment: Environment,
     /// What it says it can do, as last asked.
     features: ArcSwap<Features>,
     /// A runtime's start-up is bound by the CPU: more at a time only makes each slower.
@@ -133,6 +131,7 @@ impl Runtime {
         handler: &config::Handler,
         features: Features,
         systemd_cgroup: SystemdCgroup,
+        environment: Environment,
         slots: Arc<Semaphore>,
     ) -> Self {
         let mut global = vec!["--root".into(), handler.root.clone().into_os_string()];
@@ -141,7 +140,13 @@ impl Runtime {
             global.push("--systemd-cgroup".into());
         }
         let features = ArcSwap::from_pointee(features);
-        Self { program: handler.path.clone(), global, root: handler.root.clone(), features, slots }
+        let (program, root) = (handler.path.clone(), handler.root.clone());
+        Self { program, global, root, environment, features, slots }
+    }
+
+    /// The environment that it runs in.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
     }
 
     /// What it says it can do.
@@ -166,8 +171,21 @@ impl Runtime {
 
     /// The command line that creates a container from its bundle.
     pub fn create_argv(&self, id: &ContainerId, bundle: &Path, stdio: Stdin<'_>) -> Vec<OsString> {
+        self.make_argv("create", id, bundle, stdio, Vec::new())
+    }
+
+    /// The command line of `command`, one of those after which a container has a process.
+    fn make_argv(
+        &self,
+        command: &str,
+        id: &ContainerId,
+        bundle: &Path,
+        stdio: Stdin<'_>,
+        options: Vec<OsString>,
+    ) -> Vec<OsString> {
         let mut argv = self.argv(&bundle.join("runtime.log"));
-        argv.extend(["create".into(), "--bundle".into(), bundle.as_os_str().to_owned()]);
+        argv.extend([command.into(), "--bundle".into(), bundle.as_os_str().to_owned()]);
+        argv.extend(options);
         argv.extend(["--pid-file".into(), stdio.monitor.join(conmon::PID).into_os_string()]);
         if stdio.terminal {
             argv.push("--console-socket".into());
@@ -279,7 +297,7 @@ impl Runtime {
     ) -> Result<Vec<u8>, RuntimeError> {
         let mut call = Command::new(&self.program);
         call.args(&self.global).arg(command).args(arguments);
-        call.env_clear().envs(ENVIRONMENT);
+        call.env_clear().envs(self.environment.variables());
         call.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         call.current_dir(bundle.unwrap_or(Path::new("/"))).process_group(0);
         let spawn = |source| RuntimeError::Spawn { program: self.program.clone(), source };

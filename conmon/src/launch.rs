@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! conmon run --dir D --id ID [--log P] [--terminal] [--stdin] [--stdin-once] [--owner UID:GID]
-//!            --create-timeout-ms N -- RUNTIME ARGS...
+//!            [--restore] --create-timeout-ms N -- RUNTIME ARGS...
 //! ```
 //!
 //! [`Launch::args`] and [`Launch::parse`] are each other's inverse.
@@ -37,9 +37,12 @@ pub struct Launch {
     /// Who owns the standard streams of the container and of what is started in it; none = root.
     /// With a user namespace its root, who could not open `/dev/stdout` of another's again.
     pub owner: Option<Owner>,
-    /// How long the runtime program may take to create the container.
+    /// The runtime restores the container from a checkpoint: its processes run, and may write, before
+    /// the runtime program has ended.
+    pub restore: bool,
+    /// How long the runtime program may take to create or restore the container.
     pub create_timeout: Duration,
-    /// The whole command line of the runtime's `create`: with `--pid-file DIR/pid`, and with
+    /// The whole command line of the runtime's `create` or `restore`: with `--pid-file DIR/pid`, and with
     /// `--console-socket DIR/console.sock` if `terminal`. The program's path is absolute.
     pub runtime: Vec<OsString>,
 }
@@ -81,6 +84,7 @@ impl Launch {
             (self.terminal, "--terminal"),
             (self.stdin, "--stdin"),
             (self.stdin_once, "--stdin-once"),
+            (self.restore, "--restore"),
         ];
         args.extend(switches.iter().filter(|(on, _)| *on).map(|(_, name)| OsString::from(name)));
         if let Some(owner) = self.owner {
@@ -121,6 +125,7 @@ struct Draft {
     terminal: Option<()>,
     stdin: Option<()>,
     stdin_once: Option<()>,
+    restore: Option<()>,
     owner: Option<Owner>,
     create_timeout: Option<Duration>,
 }
@@ -142,6 +147,7 @@ impl Draft {
             b"--terminal" => set(&mut self.terminal, "--terminal", ()),
             b"--stdin" => set(&mut self.stdin, "--stdin", ()),
             b"--stdin-once" => set(&mut self.stdin_once, "--stdin-once", ()),
+            b"--restore" => set(&mut self.restore, "--restore", ()),
             b"--owner" => {
                 let owner = value("--owner", rest)?.to_str().and_then(Owner::parse);
                 set(&mut self.owner, "--owner", owner.ok_or(LaunchError::Value("--owner"))?)
@@ -168,6 +174,7 @@ impl Draft {
             terminal: self.terminal.is_some(),
             stdin: self.stdin.is_some(),
             stdin_once: self.stdin_once.is_some(),
+            restore: self.restore.is_some(),
             owner: self.owner,
             create_timeout: self
                 .create_timeout

@@ -28,7 +28,7 @@ use crate::fault::{Fault, Tried, complain};
 use crate::log::Log;
 use crate::oom::OomCounter;
 use crate::poller::{Poller, Token};
-use crate::stdio::{Channel, Read, Said, Sink, Stdin, Stdio};
+use crate::stdio::{Channel, Read, Reading, Said, Sink, Stdin, Stdio};
 use crate::{report, sys};
 
 mod create;
@@ -104,10 +104,11 @@ impl Monitor {
         let log = Log::open(launch.log.as_deref())?;
         let spawner = Spawner::new(launch.owner);
         let stdin = if launch.stdin { Stdin::Open } else { Stdin::Null };
+        let reading = if launch.restore { Reading::Held } else { Reading::AtOnce };
         let (console, (stdio, input, streams)) = if launch.terminal {
-            (Some(Console::bind(dir.as_fd(), &poller)?), Stdio::terminal(stdin, &poller)?)
+            (Some(Console::bind(dir.as_fd(), &poller)?), Stdio::terminal(stdin, reading, &poller)?)
         } else {
-            (None, Stdio::pipes(stdin, &poller)?)
+            (None, Stdio::pipes(stdin, reading, &poller)?)
         };
         attach.set_input(input, &poller);
         let program = spawner

@@ -2,7 +2,9 @@
 //!
 //! Every stream is read the moment it has something and never waits for whoever consumes it, so
 //! that no reader can stall a container. Until the container is created, what arrives is the
-//! runtime program's own words: they explain a failure and do not belong in the log.
+//! runtime program's own words: they explain a failure and do not belong in the log. A restored
+//! container, though, writes before the runtime has ended: nothing is read until it is known whose
+//! words they are.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -85,6 +87,7 @@ struct Stream {
 pub(crate) struct Stdio {
     streams: [Option<Stream>; 3],
     terminal: Terminal,
+    reading: Reading,
     /// What was kept of a stream and, after it, what is read.
     input: Vec<u8>,
 }
@@ -98,6 +101,15 @@ enum Terminal {
     Idle {
         retry: Instant,
     },
+}
+
+/// When streams are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// The moment they have something.
+    AtOnce,
+    /// After [`Stdio::read_on`].
+    Held,
 }
 
 /// Whether the container has a standard input.
@@ -126,9 +138,13 @@ fn ended() -> io::Result<OwnedFd> {
 
 impl Stdio {
     /// Makes the pipes of a container without a terminal, and their other ends for the runtime.
-    pub(crate) fn pipes(stdin: Stdin, poller: &Poller) -> Result<(Stdio, Input, Streams), Fault> {
+    pub(crate) fn pipes(
+        stdin: Stdin,
+        reading: Reading,
+        poller: &Poller,
+    ) -> Result<(Stdio, Input, Streams), Fault> {
         let tried = || "make the container's pipes".to_owned();
-        let mut stdio = Stdio::new();
+        let mut stdio = Stdio::new(reading);
         let (input, stdin) = match stdin {
             Stdin::Open => {
                 let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).tried(tried)?;
@@ -145,10 +161,11 @@ impl Stdio {
     /// Makes what the runtime program needs to create a container with a terminal.
     pub(crate) fn terminal(
         stdin: Stdin,
+        reading: Reading,
         poller: &Poller,
     ) -> Result<(Stdio, Input, Streams), Fault> {
         let tried = || "make the runtime's pipe".to_owned();
-        let mut stdio = Stdio::new();
+        let mut stdio = Stdio::new(reading);
         let stderr = stdio.open_pipe(Channel::Runtime, poller).tried(tried)?;
         let stdout = stderr.try_clone().tried(tried)?;
         let input = match stdin {
@@ -159,10 +176,11 @@ impl Stdio {
         Ok((stdio, input, Streams { stdin, stdout, stderr }))
     }
 
-    fn new() -> Stdio {
+    fn new(reading: Reading) -> Stdio {
         Stdio {
             streams: [const { None }; 3],
             terminal: Terminal::None,
+            reading,
             input: Vec::with_capacity(MAX_MESSAGE + READ),
         }
     }
@@ -175,12 +193,29 @@ impl Stdio {
 
     fn open(&mut self, channel: Channel, fd: OwnedFd, poller: &Poller) -> io::Result<()> {
         set_nonblocking(&fd)?;
-        poller.add(&fd, Token::Output(channel))?;
+        if self.reading == Reading::AtOnce {
+            poller.add(&fd, Token::Output(channel))?;
+        }
         let source = match channel {
             Channel::Stdout => Source::Stdout,
             Channel::Stderr | Channel::Runtime => Source::Stderr,
         };
         self.streams[channel as usize] = Some(Stream { fd, source, kept: Vec::new() });
+        Ok(())
+    }
+
+    /// Reads what was held back, and everything that comes.
+    pub(crate) fn read_on(&mut self, poller: &Poller) -> Result<(), Fault> {
+        if self.reading == Reading::AtOnce {
+            return Ok(());
+        }
+        self.reading = Reading::AtOnce;
+        for channel in Channel::ALL {
+            if let Some(stream) = &self.streams[channel as usize] {
+                let added = poller.add(&stream.fd, Token::Output(channel));
+                added.tried(|| format!("read {channel:?}"))?;
+            }
+        }
         Ok(())
     }
 

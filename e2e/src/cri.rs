@@ -91,6 +91,28 @@ impl Cri {
             })
             .ok();
     }
+
+    /// Sends a CheckpointContainer and hangs up after `patience`.
+    pub fn checkpoint_and_hang_up(
+        &self,
+        request: &pb::CheckpointContainerRequest,
+        patience: Duration,
+    ) {
+        let (mut pods, request) = (self.pods.clone(), request.clone());
+        self.tokio
+            .block_on(async {
+                tokio::time::timeout(patience, pods.checkpoint_container(request)).await
+            })
+            .ok();
+    }
+
+    /// Sends a StartContainer and hangs up after `patience`.
+    pub fn start_and_hang_up(&self, request: &pb::StartContainerRequest, patience: Duration) {
+        let (mut pods, request) = (self.pods.clone(), request.clone());
+        self.tokio
+            .block_on(async { tokio::time::timeout(patience, pods.start_container(request)).await })
+            .ok();
+    }
 }
 
 /// One blocking method for each RPC: name, request, what of the response is wanted.

@@ -172,6 +172,7 @@ policy = "{dir}/policy.json"
 [runtime]
 default_handler = "{default}"
 monitor = "{monitor}"
+search_path = ["{criu}", "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
 
 [runtime.handlers.runc]
 type = "oci"
@@ -191,6 +192,7 @@ level = "{log}"
 
 {more}"#,
             monitor = monitor.display(),
+            criu = layout::cache().join("criu").display(),
             more = self.options.config,
         );
         fs::write(self.config_file(), text)?;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a machine ready for `make run`, `make test` and `make bench`: setup.sh CACHE
 # and, with `guest` as second argument, for what runs in the guest of e2e/guest; with `peer`, for
-# comparisons with Debian's containerd.
+# comparisons with Debian's containerd. With `criu`, nothing but that.
 #
 # Idempotent. Installs by package name what is missing and nothing else; builds crictl, critest and a
 # current runc from the modules pinned beside this file. What it cannot provide itself it names in
@@ -92,6 +92,44 @@ provide_peer() {
     mv "$cache/peer.new" "$cache/peer"
 }
 
+# Debian 12's criu does not know the vDSO of current kernels; that of the next release does. It is
+# unpacked with the libraries that it was built for, not installed, and only where it is needed. A
+# kernel that no criu works on is no failure: the tests then look for the reason in the answers.
+provide_criu() {
+    local to=$cache/criu dir from options names
+    [ -x "$to/criu" ] && return
+    if command -v criu >/dev/null && criu check >/dev/null 2>&1; then
+        mkdir -p "$to"
+        ln -sfn "$(command -v criu)" "$to/criu"
+        return
+    fi
+    echo "unpacking criu"
+    dir=$(mktemp -d)
+    mkdir -p "$dir"/lists/partial "$dir"/cache/archives/partial "$dir"/debs "$dir"/new
+    chmod -R 0777 "$dir" # apt downloads as its own user
+    from=/etc/apt/sources.list.d/debian.sources
+    [ -e "$from" ] || from=/etc/apt/sources.list
+    sed 's/bookworm/trixie/g' "$from" >"$dir/next.${from##*.}"
+    options=(-o "Dir::Etc::sourcelist=$dir/next.${from##*.}" -o Dir::Etc::sourceparts=-
+        -o "Dir::State::lists=$dir/lists" -o "Dir::Cache=$dir/cache")
+    apt "${options[@]}" update
+    mapfile -t names < <(apt-cache "${options[@]}" depends --recurse --no-recommends --no-suggests \
+        --no-conflicts --no-breaks --no-replaces --no-enhances criu | grep '^[a-z]')
+    (cd "$dir/debs" && apt "${options[@]}" download "${names[@]}")
+    for package in "$dir"/debs/*.deb; do
+        dpkg-deb -x "$package" "$dir/new"
+    done
+    cat >"$dir/new/criu" <<WRAPPER
+#!/bin/sh
+libraries=$to/usr/lib/$(uname -m)-linux-gnu
+exec "\$libraries"/ld-linux-*.so.* --library-path "\$libraries" $to/usr/sbin/criu "\$@"
+WRAPPER
+    chmod 0755 "$dir/new" "$dir/new/criu"
+    rm -rf "$to"
+    mv "$dir/new" "$to"
+    rm -rf "$dir"
+}
+
 # A program of a Go module, built again only when the pinned version changes:
 # provide NAME MODULE-DIRECTORY MODULE VERSION-ARGUMENT BUILD...
 # BUILD is called with the version and the file to write, in the module's directory.
@@ -145,8 +183,14 @@ mount_hugetlb() {
 
 mkdir -p "$cache/bin"
 cache=$(cd "$cache" && pwd)
+if [ "${2:-}" = criu ]; then
+    provide_criu
+    exit
+fi
 install_packages
 provide_busybox
+# Without it checkpoints are refused, and tested to be.
+"$0" "$cache" criu || echo "crisol: no criu from the next release, see $cache/apt.log" >&2
 provide crictl "$here" sigs.k8s.io/cri-tools --version build_crictl
 provide critest "$here" sigs.k8s.io/cri-tools -version build_critest
 provide runc "$here/runc" github.com/opencontainers/runc --version build_runc

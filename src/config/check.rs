@@ -117,6 +117,8 @@ impl Check<'_> {
                 monitor: self
                     .text("runtime.monitor", rules::optional_path)
                     .unwrap_or_else(|| self.programs.monitor()),
+                search_path: self
+                    .key("runtime.search_path", |value| list(value, rules::search_path)),
                 handlers,
             },
             nri: Nri {

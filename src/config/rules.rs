@@ -81,6 +81,16 @@ pub(super) fn plugin_dirs(items: &[String]) -> Result<Vec<PathBuf>, String> {
     items.iter().map(|item| absolute_path(item)).collect()
 }
 
+/// The directories of a PATH, whose separator they cannot contain.
+pub(super) fn search_path(items: &[String]) -> Result<Vec<PathBuf>, String> {
+    match items.iter().find(|item| item.contains(':')) {
+        Some(item) => {
+            Err(format!("{item:?} contains ':', which separates the directories of PATH"))
+        }
+        None => plugin_dirs(items),
+    }
+}
+
 /// An IP address, without port.
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not an IP address"))

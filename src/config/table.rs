@@ -99,7 +99,7 @@ pub const BUILT_IN: [BuiltInHandler; 2] = [
 ];
 
 /// All keys with one value, in the order in which files show them.
-pub const KEYS: [Key; 27] = [
+pub const KEYS: [Key; 28] = [
     Key {
         name: "root",
         default: Fallback::Text("/var/lib/crisol"),
@@ -201,6 +201,19 @@ pub const KEYS: [Key; 27] = [
         default: Fallback::Text(""),
         reason: "The monitor; empty = libexec/crisol/conmon for an installed crisol, conmon beside it for a built one.",
         get: |c| path(&c.runtime.monitor),
+    },
+    Key {
+        name: "runtime.search_path",
+        default: Fallback::List(&[
+            "/usr/local/sbin",
+            "/usr/local/bin",
+            "/usr/sbin",
+            "/usr/bin",
+            "/sbin",
+            "/bin",
+        ]),
+        reason: "PATH of runtimes, and so where they find criu and the programs of hooks.",
+        get: |c| Value::List(c.runtime.search_path.iter().map(|p| text(p)).collect()),
     },
     Key {
         name: "nri.enable",

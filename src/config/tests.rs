@@ -75,7 +75,7 @@ impl Files {
 }
 
 /// Text, and what is said about it.
-const MISTAKES: [(&str, &str); 52] = [
+const MISTAKES: [(&str, &str); 53] = [
     // Syntax.
     ("root = ", "c.toml:1:8: string values must be quoted, expected literal string"),
     ("\n[cri\n", "c.toml:2:5: "),
@@ -138,6 +138,10 @@ const MISTAKES: [(&str, &str); 52] = [
     (
         "network.plugin_dirs = []",
         "c.toml:1:9: network.plugin_dirs: at least one directory is needed",
+    ),
+    (
+        "runtime.search_path = [\"/bin:/usr/bin\"]",
+        "c.toml:1:9: runtime.search_path: \"/bin:/usr/bin\" contains ':', which separates the directories of PATH",
     ),
     (
         "cgroup.driver = \"cgroup\"",
@@ -459,6 +463,7 @@ auth_file = "/etc/a.json"
 [runtime]
 default_handler = "my.runtime"
 monitor = "/opt/monitor"
+search_path = ["/opt/bin"]
 [runtime.handlers."my.runtime"]
 type = "shim"
 path = "/opt/my"

@@ -41,7 +41,7 @@ const KILL_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a finished step comes back with.
 enum Fact {
-    Started(Result<(), ContainerError>),
+    Started(Result<Option<monitor::ProcessId>, ContainerError>),
     Updated(Result<Resources, ContainerError>),
     Cleaned(Result<(), ContainerError>),
     Removed(Result<(), ContainerError>),
@@ -161,7 +161,9 @@ impl Actor {
                 self.publish(Some(What::Created));
                 self.creation.send_replace(Creation::Done);
                 drop(pass);
-                self.watch_monitor();
+                if self.record.process.is_some() {
+                    self.watch_monitor();
+                }
                 self.own(listed).await;
             }
             Err(error) => {
@@ -188,6 +190,7 @@ impl Actor {
         match self.record.state {
             State::Exited if self.record.cleaned => {}
             State::Exited => self.clean(),
+            _ if self.record.waits_to_be_restored() => {}
             _ => self.watch_monitor(),
         }
         self.own(listed).await;
@@ -277,14 +280,18 @@ impl Actor {
         );
     }
 
-    async fn on_started(&mut self, result: Result<(), ContainerError>) {
+    async fn on_started(&mut self, result: Result<Option<monitor::ProcessId>, ContainerError>) {
         self.start_in_flight = false;
         if self.record.state == State::Exited {
             self.clean();
         }
         match result {
-            Ok(()) => {
+            Ok(restored) => {
                 self.record.started_at_ns = now_ns();
+                if restored.is_some() {
+                    self.record.process = restored;
+                    self.watch_monitor();
+                }
                 if self.record.state == State::Starting {
                     self.enter(State::Running, What::Started);
                 } else if let Some(ended) = &mut self.record.ended {
@@ -317,6 +324,10 @@ impl Actor {
         if matches!(self.record.state, State::Created | State::Unknown) || grace.is_zero() {
             self.set_state(State::Stopping);
             self.kill_at = Some(Instant::now());
+            if self.record.waits_to_be_restored() {
+                // It has neither a process nor a monitor that could tell of its end.
+                self.monitor.0.try_send(monitor::Event::Lost).ok();
+            }
             return;
         }
         // A grace longer than the clock can count is as good as none at all, but never shorter.
@@ -347,6 +358,9 @@ impl Actor {
             monitor::Event::Exited(exit) => self.on_exit(Ended::from_monitor(&exit)).await,
             monitor::Event::Lost => match stop::find(&self.record) {
                 // R18: only the kernel's word that it is gone makes it gone.
+                Ok(None) if self.record.waits_to_be_restored() => {
+                    self.on_exit(Ended::never_restored()).await;
+                }
                 Ok(None) => {
                     let message = "its monitor is gone; the exit status is unknown";
                     self.on_exit(Ended::unseen("MonitorLost", message)).await;

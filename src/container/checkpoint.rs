@@ -38,19 +38,19 @@ pub const DEFAULT_LIMIT: Duration = Duration::from_secs(120);
 /// The directory of CRIU's images in a stage and in an archive.
 pub const IMAGES: &str = "checkpoint";
 
-/// Whether checkpoints of this container can be made here.
+/// Whether checkpoints of containers of this handler can be made, and restored, here.
 ///
 /// # Errors
 /// [`ContainerError::NoCheckpoints`] with the reason.
-pub fn check_able(parts: &Parts, record: &ContainerRecord) -> Result<(), ContainerError> {
+pub fn check_able(parts: &Parts, handler: &str) -> Result<(), ContainerError> {
     let refuse = |reason: String| {
-        let handler = record.handler.clone();
+        let handler = handler.to_owned();
         Err(ContainerError::NoCheckpoints { handler, reason })
     };
     if let Err(reason) = parts.criu.load().as_ref() {
         return refuse(reason.clone());
     }
-    if !start::runtime(parts, record)?.features().checkpoint {
+    if !start::runtime_of(parts, handler)?.features().checkpoint {
         return refuse("the runtime reports no checkpoints (its `features`)".to_owned());
     }
     Ok(())
@@ -63,7 +63,7 @@ pub async fn checkpoint(
     location: &Path,
     limit: Duration,
 ) -> Result<(), ContainerError> {
-    check_able(parts, record)?;
+    check_able(parts, &record.handler)?;
     archive::check_location(location)?;
     let operation = parts.operations.begin("checkpoint container", record.id);
     let limit = Limit::from_now(limit);

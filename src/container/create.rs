@@ -1,21 +1,20 @@
 //! Creates a container: one screen of named steps.
 //!
 //! What the request names is looked at first and costs nothing; then the record, then the first
-//! resource. The runtime's `create` runs under the monitor, which holds the stdio from then on.
+//! resource. The runtime's `create` runs under the monitor, which holds the stdio from then on. A
+//! container from a checkpoint has no process before its start.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use conmon::{Launch, Owner};
+use conmon::Owner;
 use oci_spec::runtime::Spec;
 
 use crate::image::{Image, ImagePin};
-use crate::monitor::{self, MonitorError};
 use crate::nri::Told;
 use crate::rootfs::{self, Mapping, RootfsDirs, RootfsOptions};
-use crate::runtime::{CREATE_DEADLINE, ENVIRONMENT, Stdin, reason_in_log};
 use crate::steps::{Operation, blocking};
 use crate::undo::Undo;
 
@@ -23,8 +22,8 @@ use super::record::{ContainerRecord, ImageUsed};
 use super::spec::{ContainerSpec, User};
 use super::state::State;
 use super::{
-    ContainerError, Parts, PodPlace, bundle, cleanup, confine, remove, signal, start, tell, user,
-    volumes,
+    ContainerError, Parts, PodPlace, bundle, cleanup, confine, launch, remove, restore, signal,
+    tell, user, volumes,
 };
 
 /// A container that exists.
@@ -73,6 +72,9 @@ async fn steps(
     let mut pins = vec![pin];
     record.image = Some(used(&image));
     record.stop_signal = stop_signal(&spec, &image);
+    if let Some(checkpoint) = &spec.restored_from {
+        restore::check(parts, &record, checkpoint).await?;
+    }
 
     operation.step("mount sources");
     volumes::check_sources(parts, &spec).await?;
@@ -114,6 +116,11 @@ async fn steps(
     .await
     .map_err(|source| ContainerError::User { field: user_field(&spec), source })?;
 
+    if let Some(checkpoint) = &spec.restored_from {
+        operation.step("restored files");
+        restore::prepare(parts, record.id, checkpoint).await?;
+    }
+
     operation.step("bundle");
     record.user = Some(identity.clone());
     let config = blocking({
@@ -130,8 +137,11 @@ async fn steps(
     .await?;
     parts.save(&record).await?;
 
-    operation.step("runtime create");
-    record.process = Some(launch(parts, pod, &record, operation).await?);
+    if spec.restored_from.is_none() {
+        operation.step("runtime create");
+        let launched = launch::create(parts, &record, owner(pod), operation);
+        record.process = Some(launched.await?);
+    }
     record.state = State::Created;
     parts.save(&record).await?;
     operation.step("plugins");
@@ -231,54 +241,17 @@ fn mount_rootfs(
         .map_err(|source| ContainerError::Rootfs { id: record.id, source })
 }
 
-/// Starts the monitor, which starts the runtime.
-async fn launch(
-    parts: &Arc<Parts>,
-    pod: &PodPlace,
-    record: &ContainerRecord,
-    operation: &Operation,
-) -> Result<monitor::ProcessId, ContainerError> {
-    let (id, spec) = (record.id, &record.spec);
-    let runtime = start::runtime(parts, record)?;
-    let bundle = parts.layout.bundle(&id);
-    let dir = parts.layout.monitor(&id);
-    if let Some(parent) = record.log.as_deref().and_then(Path::parent) {
-        let parent = parent.to_owned();
-        blocking(move || directory(&parent, 0o755)).await?;
-    }
-    let stdio = Stdin { monitor: &dir, terminal: spec.tty };
-    let launch = Launch {
-        dir: dir.clone(),
-        id: id.to_string(),
-        log: record.log.clone(),
-        terminal: spec.tty,
-        stdin: spec.stdin,
-        stdin_once: spec.stdin_once,
-        owner: pod.user.as_ref().map(|user| {
-            let (uid, gid) = user.owner((0, 0));
-            Owner { uid, gid }
-        }),
-        create_timeout: CREATE_DEADLINE,
-        runtime: runtime.create_argv(&id, &bundle, stdio),
-    };
-    let slot = runtime.slot().await;
-    operation.step("monitor");
-    let spawned = monitor::spawn(&parts.monitor, &launch, ENVIRONMENT).await;
-    drop(slot);
-    match spawned {
-        Ok(process) => Ok(process),
-        Err(MonitorError::Refused { message }) => {
-            let reason = reason_in_log(&bundle.join("runtime.log")).await.unwrap_or(message);
-            let (name, runtime) = (spec.name.clone(), runtime.name());
-            Err(ContainerError::Refused { name, runtime, reason })
-        }
-        Err(source) => Err(ContainerError::Monitor { id, source }),
-    }
-}
-
 /// Where the log is: below the pod's directory, which the edge has checked.
 pub fn log_path(pod: &PodPlace, spec: &ContainerSpec) -> Option<PathBuf> {
     Some(pod.log_directory.as_ref()?.join(spec.log_path.as_ref()?))
+}
+
+/// Who owns the standard streams: the root of the pod's user namespace.
+fn owner(pod: &PodPlace) -> Option<Owner> {
+    pod.user.as_ref().map(|user| {
+        let (uid, gid) = user.owner((0, 0));
+        Owner { uid, gid }
+    })
 }
 
 fn directory(path: &Path, mode: u32) -> Result<(), ContainerError> {

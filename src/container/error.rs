@@ -253,6 +253,24 @@ pub enum ContainerError {
         /// The limit.
         seconds: u64,
     },
+    /// What was to be restored is no checkpoint of this container, or damaged.
+    #[error("checkpoint {path} {problem}")]
+    Checkpoint {
+        /// Its directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The processes of a checkpoint could not be restored.
+    #[error("restore container {name:?} with {runtime}: {reason}")]
+    NotRestored {
+        /// The container's name.
+        name: String,
+        /// The runtime.
+        runtime: String,
+        /// Its words, and CRIU's.
+        reason: String,
+    },
     /// A command ran out of its time.
     #[error("command {command:?} timed out after {seconds} s")]
     ExecTimedOut {
@@ -293,7 +311,7 @@ impl Classify for ContainerError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotFound { .. } | Self::Gone { .. } | Self::NoImage { .. } => Kind::NotFound,
-            Self::Ambiguous(_) | Self::Request { .. } => Kind::Invalid,
+            Self::Ambiguous(_) | Self::Request { .. } | Self::Checkpoint { .. } => Kind::Invalid,
             Self::Busy { .. } => Kind::Exhausted,
             Self::WrongState { .. } | Self::BelowUsage { .. } | Self::TargetEnded { .. } => {
                 Kind::WrongState
@@ -308,6 +326,7 @@ impl Classify for ContainerError {
             | Self::NoRecursiveReadOnly { .. }
             | Self::Propagation { .. }
             | Self::Refused { .. }
+            | Self::NotRestored { .. }
             | Self::ExecRefused { .. } => Kind::Refused,
             Self::Plugins(source) => source.kind(),
             Self::ExecTimedOut { .. } | Self::CheckpointTimedOut { .. } => Kind::TimedOut,

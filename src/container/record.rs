@@ -63,6 +63,11 @@ impl ContainerRecord {
     pub fn resources(&self) -> &Resources {
         self.updated.as_ref().unwrap_or(&self.spec.resources)
     }
+
+    /// Whether it is created, but its processes are still in the images of a checkpoint.
+    pub fn waits_to_be_restored(&self) -> bool {
+        self.spec.restored_from.is_some() && self.process.is_none() && self.ended.is_none()
+    }
 }
 
 /// How a container ended.
@@ -122,6 +127,12 @@ impl Ended {
     /// Nobody saw it end.
     pub fn unseen(reason: &str, message: &str) -> Self {
         Self { code: 255, at_ns: now_ns(), reason: reason.to_owned(), message: message.to_owned() }
+    }
+
+    /// It was given up before its processes were restored: as one that is killed before its start.
+    pub fn never_restored() -> Self {
+        let message = "its checkpoint was never restored".to_owned();
+        Self { code: 137, at_ns: now_ns(), reason: "Error".to_owned(), message }
     }
 
     /// Its process could not be let go (Kubernetes' code and word for it).

@@ -24,11 +24,11 @@ use crate::rootfs;
 use crate::runtime::RuntimeState;
 use crate::steps::blocking;
 
-use super::record::{ContainerRecord, Ended};
+use super::record::{ContainerRecord, Ended, now_ns};
 use super::state::State;
 use super::{
-    ContainerError, Containers, Key, Parts, actor, checkpoint, cleanup, remove, start, stop,
-    volumes,
+    ContainerError, Containers, Key, Parts, actor, checkpoint, cleanup, remove, restore, start,
+    stop, volumes,
 };
 
 /// Containers looked at side by side.
@@ -63,7 +63,7 @@ impl Containers {
                         // RACE: it may have been removed since the listing. Its record went before
                         // its name did, so a record that is still there has no owner.
                         if let Ok(Some(record)) = all.parts.records.load(&record.id) {
-                            all.restore(record).await;
+                            all.take_back(record).await;
                         }
                     });
                 }
@@ -81,7 +81,7 @@ impl Containers {
         Ok(())
     }
 
-    async fn restore(&self, record: ContainerRecord) {
+    async fn take_back(&self, record: ContainerRecord) {
         let parts = &self.parts;
         let id = record.id;
         let state = record.state;
@@ -167,6 +167,17 @@ async fn revive(
     if record.boot_id != parts.host.boot_id {
         record.cleaned = true;
         return end(parts, record, Ended::unseen("NodeRebooted", "the node was rebooted")).await;
+    }
+    if record.waits_to_be_restored() {
+        match settled(&dir).await.and_then(|known| known.process) {
+            Some(process) => {
+                record.process = Some(process);
+                record.state = State::Running;
+                record.started_at_ns = now_ns();
+                parts.save(&record).await?;
+            }
+            None => return restore::forget(parts, &record).await.map(|()| record),
+        }
     }
     match monitor::known(&dir).await {
         Ok(Known { exit: Some(exit), .. }) => {

@@ -51,6 +51,9 @@ pub struct ContainerSpec {
     pub resources: Resources,
     /// Identity and confinement.
     pub security: Security,
+    /// The directory of the checkpoint whose processes it gets; none = it begins anew.
+    #[serde(default)]
+    pub restored_from: Option<PathBuf>,
 }
 
 /// An image as a request names it.

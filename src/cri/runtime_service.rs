@@ -427,7 +427,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<pb::RestorePodRequest>,
     ) -> Reply<pb::RestorePodResponse> {
-        Self::restore(&request)
+        self.restore(request).await
     }
 
     type GetContainerEventsStream = events::EventStream;

@@ -62,11 +62,6 @@ pub fn invalid(message: impl Into<String>) -> Status {
     Status::new(code(Kind::Invalid), message)
 }
 
-/// This version or this host does not do it.
-pub fn unsupported(message: impl Into<String>) -> Status {
-    Status::new(code(Kind::Unsupported), message)
-}
-
 /// The daemon is still finding its containers.
 pub fn starting() -> Status {
     Status::new(code(Kind::Unavailable), "starting: pods and containers are being found again")

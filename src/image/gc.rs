@@ -133,7 +133,7 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`remove_tree`].
-pub(super) fn remove_at(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
+pub(crate) fn remove_at(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
     match remove_leaf(&dir, name)? {
         Leaf::Gone => Ok(()),
         Leaf::Full => remove_below(dir.as_fd(), name),

@@ -282,6 +282,19 @@ fn unpack_bounded(
     Ok(Unpacked { place, diff_id, contents: tree.finish()? })
 }
 
+/// Lays the archive that arrives in `pieces` over what is in the directory `onto`: what is there of
+/// the same name is replaced, except that directories stay. Blocks until all has arrived.
+///
+/// # Errors
+/// [`UnpackError`]; a part may have been laid over then.
+pub fn lay_over(pieces: Receiver<Bytes>, onto: &Path) -> Result<(), UnpackError> {
+    let mut tree = Tree::over(onto)?;
+    let pieces = Pieces::new(pieces);
+    let mut inflated = Inflated::new(pieces, MAX_BYTES).map_err(UnpackError::from_read)?;
+    extract(&mut inflated, &mut tree)?;
+    tree.finish().map(drop)
+}
+
 fn extract(inflated: &mut Inflated, tree: &mut Tree) -> Result<(), UnpackError> {
     let mut archive = Archive::new(inflated);
     let mut entries = 0;

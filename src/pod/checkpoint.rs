@@ -15,7 +15,7 @@ use super::record::PodRecord;
 use super::{Parts, PodError};
 
 /// What the pod was asked to be, in the caller's directory.
-const DUMP: &str = "pod.dump";
+pub(super) const DUMP: &str = "pod.dump";
 
 /// Writes the checkpoint.
 pub async fn checkpoint(

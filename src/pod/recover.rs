@@ -35,7 +35,7 @@ impl Pods {
                 // did, so a record that is still there has no owner.
                 Ok(record) => {
                     if let Ok(Some(record)) = self.parts.records.load(&record.id) {
-                        self.restore(record).await;
+                        self.take_back(record).await;
                     }
                 }
                 Err(RecordError::Damaged { path, problem }) => {
@@ -51,7 +51,7 @@ impl Pods {
         Ok(())
     }
 
-    async fn restore(&self, mut record: PodRecord) {
+    async fn take_back(&self, mut record: PodRecord) {
         let (id, state) = (record.id, record.state);
         if matches!(state, State::Creating | State::Removing) {
             match abandon(&self.parts, &record).await {

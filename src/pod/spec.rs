@@ -74,6 +74,9 @@ pub struct PodSpec {
     pub overhead: Resources,
     /// Sum of the containers' resources.
     pub resources: Resources,
+    /// The directory of the checkpoint that it was made from; none = from nothing.
+    #[serde(default)]
+    pub restored_from: Option<PathBuf>,
 }
 
 /// Where a parameter of [`PodSpec::sysctls`] is below `/proc/sys`.

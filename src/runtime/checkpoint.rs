@@ -1,11 +1,11 @@
-//! The runtime's part of a checkpoint: pause, checkpoint and resume (runc-checkpoint(8); crun takes
-//! the same options).
+//! The runtime's part of a checkpoint: pause, checkpoint, resume and restore (runc-checkpoint(8),
+//! runc-restore(8); crun takes the same options).
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Runtime, RuntimeError};
+use super::{Runtime, RuntimeError, Stdin};
 use crate::ids::ContainerId;
 
 /// What a checkpoint takes along besides memory: established connections, sockets that lead out, and
@@ -43,6 +43,20 @@ impl Runtime {
         arguments.extend(["--leave-running".into(), id.to_string().into()]);
         let never = std::future::pending();
         self.run_until("checkpoint", None, &arguments, within, never).await.map(drop)
+    }
+
+    /// The command line that restores a container from its bundle and `dirs`. Its processes run by
+    /// the time the program ends.
+    pub fn restore_argv(
+        &self,
+        id: &ContainerId,
+        bundle: &Path,
+        stdio: Stdin<'_>,
+        dirs: CheckpointDirs<'_>,
+    ) -> Vec<OsString> {
+        let mut options = dirs.arguments();
+        options.push("--detach".into());
+        self.make_argv("restore", id, bundle, stdio, options)
     }
 }
 

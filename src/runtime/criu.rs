@@ -4,21 +4,16 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ENVIRONMENT;
+use super::Environment;
 use super::probe::{self, ProbeError};
-use crate::config::check::is_program;
 use crate::error::chain;
 
 /// The version of a CRIU that works here, or why checkpoints cannot be made.
 pub type Criu = Result<String, String>;
 
 /// Looks for CRIU and lets it look at the kernel.
-pub async fn find() -> Criu {
-    let [(_, path)] = ENVIRONMENT;
-    match path.split(':').map(|dir| Path::new(dir).join("criu")).find(|path| is_program(path)) {
-        Some(program) => ask(&program).await,
-        None => Err(format!("criu is not in {path}")),
-    }
+pub async fn find(environment: &Environment) -> Criu {
+    ask(&environment.find("criu")?).await
 }
 
 async fn ask(program: &Path) -> Criu {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::Environment;
 use super::criu::{self, Criu};
 use super::features::{self, Features};
 use super::probe::{self, Version};
@@ -56,7 +57,8 @@ impl Inventory {
         for (name, handler) in config.handlers.clone() {
             asked.spawn(async move { (name, report(&handler).await) });
         }
-        let (handlers, criu) = tokio::join!(asked.join_all(), criu::find());
+        let environment = Environment::new(&config.search_path);
+        let (handlers, criu) = tokio::join!(asked.join_all(), criu::find(&environment));
         let handlers = handlers.into_iter().collect();
         let monitor = &config.monitor;
         let missing = (!is_program(monitor)).then(|| Problem {
@@ -128,6 +130,7 @@ mod tests {
         let runtime = config::Runtime {
             default_handler: "good".to_owned(),
             monitor: dir.path().join("absent"),
+            search_path: vec!["/bin".into()],
             handlers: BTreeMap::from([
                 ("good".to_owned(), handler(HandlerKind::Oci, good.to_str().unwrap())),
                 ("kata".to_owned(), handler(HandlerKind::Shim, "/bin/true")),

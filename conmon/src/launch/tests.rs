@@ -14,6 +14,7 @@ fn sample() -> Launch {
         terminal: true,
         stdin: true,
         stdin_once: true,
+        restore: true,
         owner: Some(Owner { uid: 65_536, gid: 0 }),
         create_timeout: Duration::from_millis(1500),
         runtime: ["/usr/bin/runc", "create", "--", "--dir", "ab12"].map(OsString::from).to_vec(),
@@ -26,11 +27,12 @@ fn parse(line: &str) -> Result<Launch, LaunchError> {
 
 #[test]
 fn every_launch_is_read_back_from_its_own_arguments() {
-    for bits in 0..32u8 {
+    for bits in 0..64u8 {
         let launch = Launch {
             terminal: bits & 1 != 0,
             stdin: bits & 2 != 0,
             stdin_once: bits & 4 != 0,
+            restore: bits & 32 != 0,
             log: (bits & 8 != 0)
                 .then(|| PathBuf::from(OsString::from_vec(b"/l/\xff -- x".to_vec()))),
             owner: sample().owner.filter(|_| bits & 16 != 0),

@@ -1,4 +1,5 @@
-//! The create: from the runtime program's start to the report that it has or has not worked.
+//! The create: from the runtime program's start to the report that it has or has not worked. A
+//! restore goes the same way, only that the container runs already when the runtime ends.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -43,7 +44,10 @@ impl Monitor {
     /// The runtime program has ended.
     pub(super) fn runtime_ended(&mut self, code: u8) {
         self.receive_terminal();
-        self.hear_the_rest();
+        // What is in the pipes of a container that was restored is its own.
+        if code != 0 || !self.launch.restore {
+            self.hear_the_rest();
+        }
         if self.over.is_some() {
             return;
         }
@@ -84,6 +88,9 @@ impl Monitor {
             complain(format_args!("{}: the runtime says: {}", self.launch.id, said.text()));
         }
         self.phase = Phase::Living { init };
+        if let Err(fault) = self.stdio.read_on(&self.poller) {
+            complain(format_args!("{}: {}", self.launch.id, fault.chain()));
+        }
         let reply = Reply::Created { pid, start_time: init.start_time };
         self.control.publish(&reply, &self.poller);
         report::send(&reply);

@@ -46,6 +46,7 @@ impl Plan {
             terminal: wish.terminal,
             stdin: false,
             stdin_once: false,
+            restore: false,
             owner: None,
             create_timeout: PATIENCE,
             runtime: Vec::new(),

@@ -99,6 +99,43 @@ fn a_process_that_ends_before_the_runtime_does_is_no_failure() {
     assert_eq!(container.wait_for_exit().code, 6);
 }
 
+/// A runtime that has let its container go, and speak, before it ends with `status` itself.
+fn with_restoring_runtime(words: &str, status: u8) -> Plan {
+    let mut plan = with_fake_runtime("");
+    plan.launch.restore = true;
+    let pid = plan.launch.dir.join(PID);
+    // The orphan's output is in the pipe before the runtime ends, and more comes after it.
+    let script = format!(
+        "printf '%s' '{words}' >&2; \
+         sh -c '(echo early; echo > {0}.spoken; while kill -0 $$; do sleep 0.01; done; echo late) \
+            & echo $! > {0}' 2>/dev/null; \
+         while [ ! -e {0}.spoken ]; do sleep 0.01; done; exit {status}",
+        pid.display()
+    );
+    plan.launch.runtime[2] = script.into();
+    plan
+}
+
+#[test]
+fn what_a_restored_container_writes_before_the_runtime_ends_is_in_its_log() {
+    let plan = with_restoring_runtime("", 0);
+    let log = plan.launch.log.clone().unwrap();
+    let container = plan.create();
+    assert_eq!(container.wait_for_exit().code, 0);
+    let text = fs::read_to_string(log).unwrap();
+    let words: Vec<_> = text.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(words, ["early", "late"]);
+}
+
+#[test]
+fn a_restore_that_fails_is_quoted_like_a_create() {
+    let plan = with_restoring_runtime("no images", 1);
+    let message = failure(&plan);
+    assert!(message.starts_with("the runtime ended with status 1: early\n"), "{message}");
+    assert!(message.ends_with("\nno images"), "{message}");
+    assert_eq!(fs::read_to_string(plan.launch.log.unwrap()).unwrap(), "");
+}
+
 #[test]
 fn a_log_that_cannot_be_opened_fails_the_create_before_the_runtime_starts() {
     let plan = with_fake_runtime("echo started > /proc/self/cwd/never");

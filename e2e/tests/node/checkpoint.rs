@@ -4,17 +4,24 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
-use e2e::node::Node;
-use e2e::request;
+use e2e::node::{Node, Options};
 use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
 use e2e::wait::eventually;
+use e2e::{layout, request};
 use tonic::Code;
 
 use crate::support::{END, Running, add, run};
+
+/// CRIU as the daemon finds it.
+fn program() -> Command {
+    let own = layout::cache().join("criu/criu");
+    Command::new(if own.exists() { own } else { "criu".into() })
+}
 
 /// The version of a CRIU that works here, or the daemon's reason against it.
 ///
@@ -23,7 +30,7 @@ fn criu(node: &Node) -> Result<Result<String, String>> {
     let info = node.cri().status_rpc(pb::StatusRequest { verbose: true })?.info;
     let info: serde_json::Value = serde_json::from_str(info.get("criu").context("no criu")?)?;
     let said = |name: &str| info[name].as_str().map(str::to_owned);
-    let works = Command::new("criu").arg("check").output().is_ok_and(|said| said.status.success());
+    let works = program().arg("check").output().is_ok_and(|said| said.status.success());
     match (said("version"), said("problem")) {
         (Some(version), None) if works => Ok(Ok(version)),
         (None, Some(problem)) if !works => Ok(Err(problem)),
@@ -32,7 +39,7 @@ fn criu(node: &Node) -> Result<Result<String, String>> {
 }
 
 /// The version, or none after making sure that a checkpoint is refused with the reason.
-fn usable(node: &Node, running: &Running) -> Result<bool> {
+pub(crate) fn usable(node: &Node, running: &Running) -> Result<bool> {
     let problem = match criu(node)? {
         Ok(_) => return Ok(true),
         Err(problem) => problem,
@@ -66,11 +73,16 @@ fn checkpoint(
 /// A container that counts and has changed its files.
 fn counter(node: &Node, fixture: &Fixture, name: &str) -> Result<Running> {
     let image = fixture.busybox(node)?;
-    let line = "echo secret >/new; rm /etc/passwd; i=0; \
-                while true; do echo $i; i=$((i+1)); sleep 0.05; done";
-    let running = run(node, request::shell(name, &image, line))?;
+    let running = run(node, counting(name, &image))?;
     goes_on(&running)?;
     Ok(running)
+}
+
+/// The request for one.
+pub(crate) fn counting(name: &str, image: &str) -> pb::ContainerConfig {
+    let line = "echo secret >/new; rm /etc/passwd; i=0; \
+                while true; do echo $i; i=$((i+1)); sleep 0.05; done";
+    request::shell(name, image, line)
 }
 
 fn goes_on(running: &Running) -> Result<()> {
@@ -136,9 +148,6 @@ pub(crate) fn wrong_requests_are_refused_and_leave_nothing(fixture: &Fixture) ->
         ensure!(error.code() == Code::InvalidArgument, "{request:?}: {error:?}");
     }
     ensure!(fs::read_dir(&empty)?.count() == 0 && fs::read_dir(dir.join("full"))?.count() == 1);
-    let error = node.cri().restore_pod_rpc(pb::RestorePodRequest::default()).expect_err("restore");
-    ensure!(error.code() == Code::Unimplemented, "{error:?}");
-    ensure!(error.message().contains("from images only"), "{error:?}");
     goes_on(&running)?;
     fs::remove_dir_all(&dir)?;
     ensure_nothing_new(&before, || node.traces())?;
@@ -220,4 +229,36 @@ pub(crate) fn a_pod_is_captured_at_one_moment(fixture: &Fixture) -> Result<()> {
     fs::remove_dir_all(&output)?;
     node.cri().drop_pod(&first.pod)?;
     ensure_nothing_new(&before, || node.traces())
+}
+
+pub(crate) fn a_container_that_a_killed_daemon_froze_goes_on(fixture: &Fixture) -> Result<()> {
+    let mut node = fixture.own_node(Options::default())?;
+    let running = counter(&node, fixture, "thawed")?;
+    if !usable(&node, &running)? {
+        return Ok(());
+    }
+    let dir = node.dir().join("thawed");
+    fs::create_dir(&dir)?;
+    let mut cut_off = 0;
+    for wait in [10, 30, 60, 100, 150, 250] {
+        let location = dir.join(format!("{wait}.tar"));
+        let request = pb::CheckpointContainerRequest {
+            container_id: running.id.clone(),
+            location: location.display().to_string(),
+            timeout: 0,
+        };
+        node.cri().checkpoint_and_hang_up(&request, Duration::from_millis(wait));
+        node.kill9()?;
+        cut_off += usize::from(!location.exists());
+        node.spawn()?;
+        goes_on(&running).with_context(|| format!("killed after {wait} ms"))?;
+    }
+    ensure!(cut_off > 0, "the daemon was never killed in the middle");
+    let location = dir.join("whole.tar");
+    checkpoint(&node, &running.id, &location, 0)?;
+    goes_on(&running)?;
+    node.cri().drop_pod(&running.pod)?;
+    let left = fs::read_dir(node.root().join("checkpoints"))?.count();
+    ensure!(left == 0, "{left} checkpoints are left half made");
+    Ok(())
 }

@@ -24,6 +24,7 @@ mod nri;
 mod privileged;
 mod resources;
 mod restart;
+mod restore;
 mod retry;
 mod stats;
 mod streaming;
@@ -148,6 +149,11 @@ fn main() -> ExitCode {
         checkpoint::wrong_requests_are_refused_and_leave_nothing,
         checkpoint::a_container_goes_on_and_its_archive_is_whole,
         checkpoint::a_pod_is_captured_at_one_moment,
+        checkpoint::a_container_that_a_killed_daemon_froze_goes_on,
+        restore::a_pod_goes_on_where_its_checkpoint_was_made,
+        restore::a_start_that_a_crash_cuts_off_is_not_lost,
+        restore::what_is_no_checkpoint_of_the_pod_is_refused,
+        restore::a_hostile_checkpoint_steers_nothing,
         churn::two_hundred_pods_come_and_go_without_a_trace,
     ])
 }

@@ -23,6 +23,12 @@ impl Actor {
 
     /// Begins the change.
     pub(super) fn update(&mut self, by: Asker, change: Resources, reply: Reply) {
+        if self.record.waits_to_be_restored() {
+            // There is no control group yet whose limits could be changed.
+            let (id, state, request) = (self.record.id, self.record.state, Request::Update);
+            let denied = ContainerError::WrongState { id, state, request };
+            return answer(vec![reply], &Err(Arc::new(denied)));
+        }
         self.updating = Some(reply);
         let (parts, record) = (self.parts.clone(), self.record.clone());
         self.step("update container", Fact::Updated, async move {

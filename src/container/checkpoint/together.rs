@@ -22,7 +22,7 @@ pub async fn together(
 ) -> Result<(), ContainerError> {
     let Some(first) = records.first() else { return Ok(()) };
     for record in records {
-        check_able(parts, record)?;
+        check_able(parts, &record.handler)?;
     }
     let operation = parts.operations.begin("checkpoint containers of pod", first.pod);
     let limit = Limit::from_now(limit);

@@ -161,6 +161,7 @@ fn container_spec() -> ContainerSpec {
         stop_signal: None,
         resources: Resources::default(),
         security: Security::default(),
+        restored_from: None,
     }
 }
 

@@ -27,6 +27,26 @@ pub fn container_spec(config: Option<pb::ContainerConfig>) -> Result<ContainerSp
     mistakes.finish(spec)
 }
 
+/// Checks the `container_configs` of a RestorePod request, against each other and the pod's own.
+pub fn restored_specs(
+    configs: Vec<pb::ContainerConfig>,
+    pod: &PodSpec,
+) -> Result<Vec<ContainerSpec>, Invalid> {
+    let mut m = Mistakes::default();
+    let root = Field::root("container_configs");
+    let mut specs: Vec<ContainerSpec> = Vec::with_capacity(configs.len());
+    for (n, config) in configs.into_iter().enumerate() {
+        let field = root.index(n);
+        let spec = convert(&mut m, &field, config);
+        if specs.iter().any(|other| other.name == spec.name) {
+            m.add(&field.at("metadata").at("name"), "is there twice");
+        }
+        contradictions(&mut m, &field, pod, &spec);
+        specs.push(spec);
+    }
+    m.finish(specs)
+}
+
 fn convert(m: &mut Mistakes, field: &Field<'_>, config: pb::ContainerConfig) -> ContainerSpec {
     let (name, attempt) = match config.metadata {
         Some(metadata) => (metadata.name, metadata.attempt),
@@ -70,6 +90,7 @@ fn convert(m: &mut Mistakes, field: &Field<'_>, config: pb::ContainerConfig) -> 
             &linux_field.at("security_context"),
             linux.security_context,
         ),
+        restored_from: None,
     }
 }
 
@@ -161,7 +182,11 @@ fn log_path(m: &mut Mistakes, field: &Field<'_>, path: &str) -> Option<PathBuf> 
 /// no container gets.
 pub fn check_against_pod(pod: &PodSpec, container: &ContainerSpec) -> Result<(), Invalid> {
     let mut m = Mistakes::default();
-    let config = Field::root("config");
+    contradictions(&mut m, &Field::root("config"), pod, container);
+    m.finish(())
+}
+
+fn contradictions(m: &mut Mistakes, config: &Field<'_>, pod: &PodSpec, container: &ContainerSpec) {
     let linux = config.at("linux");
     let context = linux.at("security_context");
     let options = context.at("namespace_options");
@@ -193,7 +218,6 @@ pub fn check_against_pod(pod: &PodSpec, container: &ContainerSpec) -> Result<(),
             m.add(&mounts.index(n), "maps ids differently from the pod");
         }
     }
-    m.finish(())
 }
 
 /// The metadata of a container, for answers.

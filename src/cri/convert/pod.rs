@@ -82,6 +82,7 @@ fn convert(
         readonly_rootfs: context.readonly_rootfs,
         overhead: resources::resources(m, &linux_field.at("overhead"), linux.overhead, sums),
         resources: resources::resources(m, &linux_field.at("resources"), linux.resources, sums),
+        restored_from: None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Checkpoints: CheckpointContainer, CheckpointPod, and why there is no RestorePod.
+//! Checkpoints: CheckpointContainer, CheckpointPod, RestorePod.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -7,10 +7,11 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use crate::container::checkpoint::DEFAULT_LIMIT;
+use crate::cri::convert;
 use crate::cri::pb;
-use crate::cri::status::{invalid, status, unsupported};
+use crate::cri::status::{invalid, status};
 
-use super::{MAX_GRACE, Reply, Runtime, query};
+use super::{MAX_GRACE, Reply, Runtime, query, refuse};
 
 /// Containers of one checkpoint of a pod: more than any pod has.
 const MAX_CONTAINERS: usize = 1024;
@@ -50,13 +51,32 @@ impl Runtime {
         Ok(Response::new(pb::CheckpointPodResponse {}))
     }
 
-    /// A restored container is created but does not run, and its StartContainer makes the runtime
-    /// restore instead of start. Containers here are made by the runtime's `create` alone.
-    pub(super) fn restore(_: &Request<pb::RestorePodRequest>) -> Reply<pb::RestorePodResponse> {
-        Err(unsupported(
-            "RestorePod: this version of crisol makes containers from images only, not from the \
-             processes of a checkpoint",
-        ))
+    pub(super) async fn restore(
+        &self,
+        request: Request<pb::RestorePodRequest>,
+    ) -> Reply<pb::RestorePodResponse> {
+        let request = request.into_inner();
+        let checkpoint = absolute("checkpoint_path", &request.checkpoint_path)?;
+        no_options(&request.options)?;
+        let configs = request.container_configs;
+        if configs.is_empty() || configs.len() > MAX_CONTAINERS {
+            let count = configs.len();
+            return Err(invalid(format!("container_configs: has {count} containers")));
+        }
+        let spec = convert::pod::pod_spec(request.config, request.runtime_handler);
+        let spec = spec.map_err(refuse)?;
+        let containers = convert::container::restored_specs(configs, &spec).map_err(refuse)?;
+        let restored = self.pods.restore(spec, containers, checkpoint).await;
+        let (pod, containers) = restored.map_err(status)?;
+        self.first_sample_of_pod(&pod).await;
+        let restored_containers = containers.into_iter().map(|(name, id)| {
+            let container_id = id.to_string();
+            pb::RestoredContainer { name, container_id }
+        });
+        Ok(Response::new(pb::RestorePodResponse {
+            pod_sandbox_id: pod.to_string(),
+            restored_containers: restored_containers.collect(),
+        }))
     }
 }
 

@@ -49,10 +49,17 @@ struct Here {
 impl Tree {
     /// The empty directory at `path`.
     pub(super) fn open(path: &Path) -> Result<Self, UnpackError> {
+        let tree = Self::over(path)?;
+        // It was made for us alone; as a root directory it is everybody's.
+        rustix::fs::fchmod(&tree.root, Mode::from_raw_mode(0o755))
+            .map_err(|error| UnpackError::file("open", b"/", error))?;
+        Ok(tree)
+    }
+
+    /// The directory at `path`, which others have filled.
+    pub(super) fn over(path: &Path) -> Result<Self, UnpackError> {
         let failed = |error: io::Error| UnpackError::file("open", b"/", error);
         let root: OwnedFd = File::open(path).map_err(failed)?.into();
-        // It was made for us alone; as a root directory it is everybody's.
-        rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755)).map_err(|e| failed(e.into()))?;
         Ok(Self {
             room: Room::open(&root)?,
             root,

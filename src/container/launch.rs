@@ -1,0 +1,97 @@
+//! Starts the monitor of a container, which starts the runtime: `create` for a new one, `restore`
+//! for one whose processes are in a checkpoint.
+
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use conmon::{Launch, Owner};
+
+use crate::monitor::{self, MonitorError, ProcessId};
+use crate::runtime::checkpoint::CheckpointDirs;
+use crate::runtime::{CREATE_DEADLINE, Runtime, Stdin, reason_in_log};
+use crate::steps::{Operation, blocking};
+
+use super::{ContainerError, ContainerRecord, Parts, start};
+
+/// Makes the runtime create the container; its process waits to be let go.
+pub async fn create(
+    parts: &Arc<Parts>,
+    record: &ContainerRecord,
+    owner: Option<Owner>,
+    operation: &Operation,
+) -> Result<ProcessId, ContainerError> {
+    let runtime = start::runtime(parts, record)?;
+    let dir = parts.layout.monitor(&record.id);
+    let stdio = Stdin { monitor: &dir, terminal: record.spec.tty };
+    let argv = runtime.create_argv(&record.id, &parts.layout.bundle(&record.id), stdio);
+    let launch = Launch { owner, ..launch(parts, record, argv) };
+    run(parts, record, runtime, &launch, operation).await
+}
+
+/// Makes the runtime restore the container; its process runs.
+pub async fn restore(
+    parts: &Arc<Parts>,
+    record: &ContainerRecord,
+    operation: &Operation,
+) -> Result<ProcessId, ContainerError> {
+    let (id, layout) = (&record.id, &parts.layout);
+    let runtime = start::runtime(parts, record)?;
+    let dir = layout.monitor(id);
+    let stdio = Stdin { monitor: &dir, terminal: record.spec.tty };
+    let (images, work) = (layout.restored_images(id), layout.restore_logs(id));
+    let dirs = CheckpointDirs { images: &images, work: &work };
+    let argv = runtime.restore_argv(id, &layout.bundle(id), stdio, dirs);
+    let launch = Launch { restore: true, ..launch(parts, record, argv) };
+    run(parts, record, runtime, &launch, operation).await
+}
+
+fn launch(parts: &Parts, record: &ContainerRecord, runtime: Vec<OsString>) -> Launch {
+    let spec = &record.spec;
+    Launch {
+        dir: parts.layout.monitor(&record.id),
+        id: record.id.to_string(),
+        log: record.log.clone(),
+        terminal: spec.tty,
+        stdin: spec.stdin,
+        stdin_once: spec.stdin_once,
+        restore: false,
+        owner: None,
+        create_timeout: CREATE_DEADLINE,
+        runtime,
+    }
+}
+
+async fn run(
+    parts: &Arc<Parts>,
+    record: &ContainerRecord,
+    runtime: &Runtime,
+    launch: &Launch,
+    operation: &Operation,
+) -> Result<ProcessId, ContainerError> {
+    if let Some(parent) = record.log.as_deref().and_then(Path::parent) {
+        let parent = parent.to_owned();
+        blocking(move || {
+            let made = DirBuilder::new().recursive(true).mode(0o755).create(&parent);
+            let action = "make directory";
+            made.map_err(|source| ContainerError::File { action, path: parent, source })
+        })
+        .await?;
+    }
+    let slot = runtime.slot().await;
+    operation.step("monitor");
+    let spawned = monitor::spawn(&parts.monitor, launch, runtime.environment().variables()).await;
+    drop(slot);
+    match spawned {
+        Ok(process) => Ok(process),
+        Err(MonitorError::Refused { message }) => {
+            let log = parts.layout.bundle(&record.id).join("runtime.log");
+            let reason = reason_in_log(&log).await.unwrap_or(message);
+            let (name, runtime) = (record.spec.name.clone(), runtime.name());
+            Err(ContainerError::Refused { name, runtime, reason })
+        }
+        Err(source) => Err(ContainerError::Monitor { id: record.id, source }),
+    }
+}
