@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
+use crate::claim::{TakeOver, Turn};
 use crate::error::{Classify, Kind};
 use crate::ids::{ContainerId, IdQuery, PodId};
 use crate::registry::{Ambiguous, Registry, Reserved};
@@ -116,7 +117,8 @@ impl Containers {
         Self { registry: Arc::default(), parts }
     }
 
-    /// Creates a container in `pod`, or joins the creation of the same one.
+    /// Creates a container in `pod`, or joins the creation of the same one. While another one of this
+    /// name is being created, that is given up first: the last to ask has the name.
     ///
     /// `pass` is held until the creation has ended, so that its pod does not stop around it.
     pub async fn create<P: Send + 'static>(
@@ -126,39 +128,50 @@ impl Containers {
         pass: P,
     ) -> Result<ContainerId, Shared> {
         let key = Key { pod: pod.id, name: spec.name.clone(), attempt: spec.attempt };
+        let (spec, turn) = (Arc::new(spec), Turn::next());
+        let mut pass = Some(pass);
+        loop {
+            let handle = self.reserve(&key, &pod, (&spec, turn), &mut pass);
+            if *handle.record().spec == *spec && !handle.claim.is_lost() {
+                return created(handle).await;
+            }
+            match handle.claim.take_over(turn) {
+                // Its owner tells of the end, or is gone: the name is free then.
+                TakeOver::Soon => drop(ended(&mut handle.creation.clone()).await),
+                TakeOver::Newer => {
+                    return Err(Arc::new(ContainerError::Superseded { name: key.name }));
+                }
+                TakeOver::Settled => {
+                    let id = handle.id;
+                    return Err(Arc::new(ContainerError::NameTaken { id, name: key.name }));
+                }
+            }
+        }
+    }
+
+    /// The container that has the name, or a new one whose creation begins with `pass`.
+    fn reserve<P: Send + 'static>(
+        &self,
+        key: &Key,
+        pod: &PodPlace,
+        (spec, turn): (&Arc<ContainerSpec>, Turn),
+        pass: &mut Option<P>,
+    ) -> Handle {
         let id = ContainerId::random();
-        let spec = Arc::new(spec);
         let mut born = None;
-        let reserved = self.registry.reserve(&key, &id, || {
-            let (handle, actor) = actor::new(id, &pod, spec.clone(), self.parts.clone());
+        let reserved = self.registry.reserve(key, &id, || {
+            let (handle, actor) = actor::new(id, pod, (spec.clone(), turn), self.parts.clone());
             born = Some(actor);
             handle
         });
-        let handle = match reserved {
-            Reserved::New(handle) => {
-                if let Some(actor) = born {
-                    let registry = self.registry.clone();
-                    drop(crate::steps::spawn("container", async move {
-                        actor.create(pod, pass, registry).await;
-                    }));
-                }
-                handle
-            }
-            Reserved::Existing(handle) => {
-                let existing = handle.record();
-                if *existing.spec != *spec {
-                    let id = existing.id;
-                    return Err(Arc::new(ContainerError::NameTaken { id, name: key.name }));
-                }
-                handle
-            }
-        };
-        let mut creation = handle.creation.clone();
-        match creation.wait_for(|creation| !matches!(creation, Creation::Pending)).await.as_deref()
-        {
-            Ok(Creation::Failed(error)) => Err(error.clone()),
-            Ok(_) => Ok(handle.id),
-            Err(_) => Err(Arc::new(ContainerError::Gone { id: handle.id })),
+        if let Some(actor) = born {
+            let (pod, pass, registry) = (pod.clone(), pass.take(), self.registry.clone());
+            drop(crate::steps::spawn("container", async move {
+                actor.create(pod, pass, registry).await;
+            }));
+        }
+        match reserved {
+            Reserved::New(handle) | Reserved::Existing(handle) => handle,
         }
     }
 
@@ -393,6 +406,28 @@ impl Containers {
             .find(query)
             .map_err(|source: Ambiguous| Arc::new(ContainerError::Ambiguous(source)))
     }
+}
+
+/// Waits for the end of a creation, unless another request takes its place before.
+async fn created(handle: Handle) -> Result<ContainerId, Shared> {
+    let mut creation = handle.creation.clone();
+    tokio::select! {
+        biased;
+        creation = ended(&mut creation) => match creation.as_deref() {
+            Some(Creation::Failed(error)) => Err(error.clone()),
+            Some(_) => Ok(handle.id),
+            None => Err(Arc::new(ContainerError::Gone { id: handle.id })),
+        },
+        () = handle.claim.lost() => {
+            let name = handle.record().spec.name.clone();
+            Err(Arc::new(ContainerError::Superseded { name }))
+        }
+    }
+}
+
+/// How a creation ended; none = its owner is gone.
+async fn ended(creation: &mut watch::Receiver<Creation>) -> Option<watch::Ref<'_, Creation>> {
+    creation.wait_for(|creation| !matches!(creation, Creation::Pending)).await.ok()
 }
 
 /// RACE: a removal in flight may end between the look for a container and its answer. It is absent

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ use crate::runtime::{Environment, Runtime, SystemdCgroup};
 use crate::stats::{self, Stats, WritableLayers};
 use crate::steps::{self, Operations, blocking};
 use crate::stream;
+use crate::sys::listen::listen;
 
 mod plugins;
 
@@ -431,21 +432,17 @@ fn lock(path: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Listens under another name first, so that nobody ever sees a socket with a wider mode.
 fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        bail!("somebody else listens on {}", path.display());
-    }
-    let beside = path.with_extension("new");
-    fs::remove_file(&beside).ok();
-    let listener =
-        UnixListener::bind(&beside).with_context(|| format!("bind {}", path.display()))?;
-    fs::set_permissions(&beside, PermissionsExt::from_mode(0o660))?;
-    fs::rename(&beside, path).with_context(|| format!("bind {}", path.display()))?;
-    Ok(listener)
+    let listener = match listen(path, 0o660) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            bail!("somebody else listens on {}", path.display());
+        }
+        listener => listener.with_context(|| format!("bind {}", path.display()))?,
+    };
+    Ok(UnixListener::from_std(listener)?)
 }
 
 fn cgroups(config: &Config, host: &Host) -> Cgroups {

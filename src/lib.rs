@@ -24,6 +24,7 @@ pub mod nri;
 pub mod rootfs;
 pub mod runtime;
 
+pub mod claim;
 pub mod error;
 pub mod events;
 pub mod host;

@@ -7,8 +7,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::claim::{TakeOver, Turn};
 use crate::container::spec::{ContainerSpec, NamespaceMode};
 use crate::container::{self, Containers, PodPlace};
 use crate::ids::{ContainerId, IdQuery, PodId};
@@ -66,40 +67,50 @@ impl Pods {
         Self { registry: Arc::default(), parts }
     }
 
-    /// Runs a pod, or joins the same one that is being run or runs already.
+    /// Runs a pod, or joins the same one that is being run or runs already. While another one of this
+    /// name is being made, that is given up first: the last to ask has the name.
     pub async fn run(&self, spec: PodSpec) -> Result<PodId, Shared> {
         self.run_or_join(spec).await.map(|(id, _)| id)
     }
 
     async fn run_or_join(&self, spec: PodSpec) -> Result<(PodId, Made), Shared> {
         let handler = self.check(&spec)?;
+        let (spec, turn) = (Arc::new(spec), Turn::next());
+        loop {
+            let (handle, by) = self.reserve((&spec, turn), &handler);
+            let existing = handle.record();
+            if *existing.spec == *spec && !handle.claim.is_lost() {
+                return match existing.state {
+                    State::Creating | State::Ready => Ok((made(handle).await?, by)),
+                    state => Err(Arc::new(PodError::NotReady { id: handle.id, state })),
+                };
+            }
+            match handle.claim.take_over(turn) {
+                // Its owner tells of the end, or is gone: the name is free then.
+                TakeOver::Soon => drop(ended(&mut handle.creation.clone()).await),
+                TakeOver::Newer => return Err(Arc::new(PodError::Superseded)),
+                TakeOver::Settled => return Err(Arc::new(PodError::NameTaken { id: handle.id })),
+            }
+        }
+    }
+
+    /// The pod that has the name, or a new one whose making begins.
+    fn reserve(&self, (spec, turn): (&Arc<PodSpec>, Turn), handler: &str) -> (Handle, Made) {
         let id = PodId::random();
-        let (key, spec) = (spec.key.clone(), Arc::new(spec));
         let mut born = None;
-        let reserved = self.registry.reserve(&key, &id, || {
-            let (handle, actor) = actor::new(id, spec.clone(), handler, self.parts.clone());
+        let reserved = self.registry.reserve(&spec.key, &id, || {
+            let of = (spec.clone(), turn);
+            let (handle, actor) = actor::new(id, of, handler.to_owned(), self.parts.clone());
             born = Some(actor);
             handle
         });
-        let (handle, made) = match reserved {
-            Reserved::New(handle) => {
-                if let Some(actor) = born {
-                    let registry = self.registry.clone();
-                    drop(crate::steps::spawn("pod", async move { actor.run(registry).await }));
-                }
-                (handle, Made::Anew)
-            }
-            Reserved::Existing(handle) => {
-                Self::check_same(&handle, &spec)?;
-                (handle, Made::Before)
-            }
-        };
-        let mut creation = handle.creation.clone();
-        match creation.wait_for(|creation| !matches!(creation, Creation::Pending)).await.as_deref()
-        {
-            Ok(Creation::Failed(error)) => Err(error.clone()),
-            Ok(_) => Ok((handle.id, made)),
-            Err(_) => Err(Arc::new(PodError::Gone { id: handle.id })),
+        if let Some(actor) = born {
+            let registry = self.registry.clone();
+            drop(crate::steps::spawn("pod", async move { actor.run(registry).await }));
+        }
+        match reserved {
+            Reserved::New(handle) => (handle, Made::Anew),
+            Reserved::Existing(handle) => (handle, Made::Before),
         }
     }
 
@@ -287,18 +298,6 @@ impl Pods {
         Ok(())
     }
 
-    /// A second request for the same pod must ask for the same, of a pod that lives.
-    fn check_same(handle: &Handle, spec: &PodSpec) -> Result<(), Shared> {
-        let existing = handle.record();
-        if *existing.spec != *spec {
-            return Err(Arc::new(PodError::NameTaken { id: existing.id }));
-        }
-        match existing.state {
-            State::Creating | State::Ready => Ok(()),
-            state => Err(Arc::new(PodError::NotReady { id: existing.id, state })),
-        }
-    }
-
     /// What the pod's containers use of it.
     fn place(&self, record: &PodRecord) -> PodPlace {
         let layout = &self.parts.layout;
@@ -355,6 +354,25 @@ impl Pods {
     fn find(&self, query: &IdQuery) -> Result<Option<Handle>, Shared> {
         self.registry.find(query).map_err(|source| Arc::new(PodError::Ambiguous(source)))
     }
+}
+
+/// Waits until a pod is made, unless another request takes its place before.
+async fn made(handle: Handle) -> Result<PodId, Shared> {
+    let mut creation = handle.creation.clone();
+    tokio::select! {
+        biased;
+        creation = ended(&mut creation) => match creation.as_deref() {
+            Some(Creation::Failed(error)) => Err(error.clone()),
+            Some(_) => Ok(handle.id),
+            None => Err(Arc::new(PodError::Gone { id: handle.id })),
+        },
+        () = handle.claim.lost() => Err(Arc::new(PodError::Superseded)),
+    }
+}
+
+/// How a making ended; none = its owner is gone.
+async fn ended(creation: &mut watch::Receiver<Creation>) -> Option<watch::Ref<'_, Creation>> {
+    creation.wait_for(|creation| !matches!(creation, Creation::Pending)).await.ok()
 }
 
 /// RACE: a removal in flight may end between the look for a pod and its answer. It is absent then,

@@ -65,7 +65,7 @@ pub enum Area {
     Storage,
     /// Registries, policy, credentials.
     Images,
-    /// The CRI socket and TCP ports.
+    /// The unix sockets and TCP ports.
     Sockets,
 }
 

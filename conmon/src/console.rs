@@ -1,15 +1,16 @@
 //! Receives the container's terminal from the runtime.
 //!
 //! The runtime connects to `--console-socket` and sends one message that carries the descriptor of
-//! the pty master (runc's docs/terminals.md, "detached mode"). The socket is bound below the
-//! monitor directory's descriptor, because the whole path may be longer than the 108 bytes of
-//! sun_path (unix(7)).
+//! the pty master (runc's docs/terminals.md, "detached mode"). The socket is bound, and the runtime
+//! connects to it, below the monitor directory's descriptor, because the whole path may be longer
+//! than the 108 bytes of sun_path (unix(7)).
 
+use std::ffi::OsString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use conmon::CONSOLE;
+use conmon::{CONSOLE, Launch};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::{Errno, IoSliceMut};
 use rustix::net::{
@@ -38,6 +39,18 @@ impl Console {
         poller.add(&listener, Token::Console).tried(tried)?;
         let dir = dir.try_clone_to_owned().tried(tried)?;
         Ok(Console { dir, listener, connection: None })
+    }
+
+    /// The runtime's command line with the socket's path in a form that is always short enough.
+    ///
+    /// The link leads through this process, so that the runtime inherits no descriptor of the node's
+    /// file system; both run as root in one process namespace.
+    pub(crate) fn shorten(&self, launch: &Launch) -> Vec<OsString> {
+        let long = launch.dir.join(CONSOLE);
+        let (pid, fd) = (std::process::id(), self.dir.as_raw_fd());
+        let short = OsString::from(format!("/proc/{pid}/fd/{fd}/{CONSOLE}"));
+        let word = |word: &OsString| if *word == long { short.clone() } else { word.clone() };
+        launch.runtime.iter().map(word).collect()
     }
 
     /// Takes the terminal if it has come. Called on every event of the socket, and once more when

@@ -43,7 +43,8 @@ pub struct Launch {
     /// How long the runtime program may take to create or restore the container.
     pub create_timeout: Duration,
     /// The whole command line of the runtime's `create` or `restore`: with `--pid-file DIR/pid`, and with
-    /// `--console-socket DIR/console.sock` if `terminal`. The program's path is absolute.
+    /// `--console-socket DIR/console.sock` if `terminal`, which the runtime gets in a form that is
+    /// short enough for a socket. The program's path is absolute.
     pub runtime: Vec<OsString>,
 }
 

@@ -111,8 +111,9 @@ impl Monitor {
             (None, Stdio::pipes(stdin, reading, &poller)?)
         };
         attach.set_input(input, &poller);
+        let shortened = console.as_ref().map(|console| console.shorten(&launch));
         let program = spawner
-            .start(&launch.runtime, streams)
+            .start(shortened.as_ref().unwrap_or(&launch.runtime), streams)
             .tried(|| format!("start {}", launch.runtime[0].display()))?;
         let deadline = Instant::now() + launch.create_timeout;
         Ok(Monitor {

@@ -2,18 +2,16 @@
 //! calls that block, so that tests read from top to bottom and use threads to be many at once.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use crisol::cri::pb;
-use hyper_util::rt::TokioIo;
 use pb::image_service_client::ImageServiceClient;
 use pb::runtime_service_client::RuntimeServiceClient;
-use tokio::net::UnixStream;
-use tokio::runtime::Runtime;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
+
+use crate::connection::Connection;
 
 mod events;
 mod stats;
@@ -31,7 +29,7 @@ pub type Answer<T> = std::result::Result<T, Status>;
 /// A connection to the daemon; it connects when first used and again after a restart.
 #[derive(Clone, Debug)]
 pub struct Cri {
-    tokio: Arc<Runtime>,
+    connection: Connection,
     pods: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
 }
@@ -42,25 +40,10 @@ impl Cri {
     /// # Errors
     /// If this process is out of threads.
     pub fn new(socket: &Path) -> Result<Self> {
-        let tokio = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .context("start tokio")?;
-        let socket = socket.to_owned();
-        let connect = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let channel = {
-            let _inside = tokio.enter();
-            // The authority that the kubelet sends.
-            Endpoint::from_static("http://localhost")
-                .timeout(LIMIT)
-                .connect_with_connector_lazy(connect)
-        };
+        let connection = Connection::new(socket, |endpoint| endpoint.timeout(LIMIT))?;
+        let channel = connection.channel.clone();
         Ok(Self {
-            tokio: Arc::new(tokio),
+            connection,
             pods: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE)
                 .max_encoding_message_size(MESSAGE),
@@ -76,8 +59,8 @@ impl Cri {
             runtime_handler: String::new(),
         };
         // Dropping the future resets the stream; the answer, if any, is of no interest.
-        self.tokio
-            .block_on(async { tokio::time::timeout(patience, pods.run_pod_sandbox(request)).await })
+        self.connection
+            .wait(async { tokio::time::timeout(patience, pods.run_pod_sandbox(request)).await })
             .ok();
     }
 
@@ -85,10 +68,8 @@ impl Cri {
     pub fn create_and_hang_up(&self, request: &pb::CreateContainerRequest, patience: Duration) {
         let mut pods = self.pods.clone();
         let request = request.clone();
-        self.tokio
-            .block_on(async {
-                tokio::time::timeout(patience, pods.create_container(request)).await
-            })
+        self.connection
+            .wait(async { tokio::time::timeout(patience, pods.create_container(request)).await })
             .ok();
     }
 
@@ -126,8 +107,8 @@ macro_rules! calls {
                 /// With the status that the daemon answered.
                 pub fn $name(&self, request: pb::$request) -> Answer<pb::$response> {
                     let mut client = self.$client.clone();
-                    self.tokio
-                        .block_on(async { client.$rpc(Request::new(request)).await })
+                    self.connection
+                        .wait(async { client.$rpc(Request::new(request)).await })
                         .map(tonic::Response::into_inner)
                 }
             )*

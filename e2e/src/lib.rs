@@ -6,6 +6,7 @@
 //! [`liar::Liar`] is a registry that lies. [`traces`] says what a node has left on the machine.
 //! Nothing here reaches into the daemon: the only way in is its socket, its files and its signals.
 
+mod connection;
 pub mod cri;
 pub mod crictl;
 pub mod host;

@@ -1,18 +1,15 @@
 //! Any RPC by its name, with any message: for tests of all of them, and of clients that hang up.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use http::uri::PathAndQuery;
-use hyper_util::rt::TokioIo;
 use prost::Message;
-use tokio::net::UnixStream;
-use tokio::runtime::Runtime;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
+
+use crate::connection::Connection;
 
 /// A stream that is silent for this long, and has not failed, goes on: nothing more is waited for.
 const SILENT: Duration = Duration::from_millis(300);
@@ -33,8 +30,7 @@ pub enum Patience {
 /// A client that knows no RPC by its type.
 #[derive(Clone, Debug)]
 pub struct Raw {
-    tokio: Arc<Runtime>,
-    channel: Channel,
+    connection: Connection,
     patience: Patience,
 }
 
@@ -44,21 +40,8 @@ impl Raw {
     /// # Errors
     /// If this process is out of threads.
     pub fn new(socket: &Path) -> Result<Self> {
-        let tokio = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .context("start tokio")?;
-        let socket = socket.to_owned();
-        let connect = tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let channel = {
-            let _inside = tokio.enter();
-            Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect)
-        };
-        Ok(Self { tokio: Arc::new(tokio), channel, patience: Patience::Enough })
+        let connection = Connection::new(socket, |endpoint| endpoint)?;
+        Ok(Self { connection, patience: Patience::Enough })
     }
 
     /// The same client with another patience.
@@ -75,10 +58,10 @@ impl Raw {
     pub fn call<M: Message + 'static>(&self, rpc: &str, message: M) -> Result<(), Status> {
         let asked = self.ask(rpc, message);
         match self.patience {
-            Patience::Enough => self.tokio.block_on(asked),
+            Patience::Enough => self.connection.wait(asked),
             Patience::Only(time) => self
-                .tokio
-                .block_on(async { tokio::time::timeout(time, asked).await })
+                .connection
+                .wait(async { tokio::time::timeout(time, asked).await })
                 .unwrap_or(Ok(())),
         }
     }
@@ -87,7 +70,7 @@ impl Raw {
         let service = if IMAGES.contains(&rpc) { "ImageService" } else { "RuntimeService" };
         let path = PathAndQuery::try_from(format!("/runtime.v1.{service}/{rpc}"))
             .map_err(|error| Status::internal(error.to_string()))?;
-        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        let mut client = tonic::client::Grpc::new(self.connection.channel.clone());
         client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         // One answer is a stream of one; unknown fields are skipped, and () knows none.
         let codec = ProstCodec::<M, ()>::default();

@@ -217,8 +217,8 @@ const EDGE: &[&str] = &["cri", "stream"];
 const CORE: &[&str] = &["pod", "container", "image", "stats", "health"];
 const HANDS: &[&str] = &["network", "monitor", "runtime", "rootfs", "cgroup", "apparmor", "nri"];
 const BASE: &[&str] = &[
-    "registry", "record", "undo", "steps", "events", "metrics", "config", "host", "ids", "path",
-    "error",
+    "registry", "claim", "record", "undo", "steps", "events", "metrics", "config", "host", "ids",
+    "path", "error",
 ];
 const SYS: &[&str] = &["sys"];
 

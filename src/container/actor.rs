@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::claim::{Claim, Turn};
 use crate::events::What;
 use crate::ids::ContainerId;
 use crate::image::ImagePin;
@@ -51,6 +52,7 @@ enum Fact {
 pub struct Actor {
     record: ContainerRecord,
     parts: Arc<Parts>,
+    claim: Claim,
     told: Told,
     commands: mpsc::Receiver<Command>,
     creation: watch::Sender<Creation>,
@@ -89,7 +91,7 @@ impl Drop for Listed {
 pub fn new(
     id: ContainerId,
     pod: &PodPlace,
-    spec: Arc<ContainerSpec>,
+    (spec, turn): (Arc<ContainerSpec>, Turn),
     parts: Arc<Parts>,
 ) -> (Handle, Actor) {
     let record = ContainerRecord {
@@ -112,11 +114,15 @@ pub fn new(
         process: None,
         cleaned: false,
     };
-    owner_of(record, parts)
+    owned(record, parts, Claim::new(turn))
 }
 
 /// The owner of a container that exists already.
 pub fn owner_of(record: ContainerRecord, parts: Arc<Parts>) -> (Handle, Actor) {
+    owned(record, parts, Claim::settled())
+}
+
+fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Actor) {
     let (command_sender, commands) = mpsc::channel(MAILBOX);
     let (creation_sender, creation) = watch::channel(Creation::Pending);
     let (published_sender, published) = watch::channel(Arc::new(record.clone()));
@@ -124,13 +130,19 @@ pub fn owner_of(record: ContainerRecord, parts: Arc<Parts>) -> (Handle, Actor) {
         State::Creating => Told::default(),
         _ => Told::found(record.ended.is_some()),
     };
-    let (id, commands_of) = (record.id, command_sender);
-    let talks = Arc::new(tokio::sync::Semaphore::new(super::exec::MAX_TALKS));
-    let handle =
-        Handle { id, commands: commands_of, creation, told: told.clone(), published, talks };
+    let handle = Handle {
+        id: record.id,
+        commands: command_sender,
+        creation,
+        claim: claim.clone(),
+        told: told.clone(),
+        published,
+        talks: Arc::new(tokio::sync::Semaphore::new(super::exec::MAX_TALKS)),
+    };
     let actor = Actor {
         record,
         parts,
+        claim,
         told,
         commands,
         creation: creation_sender,
@@ -154,7 +166,8 @@ impl Actor {
     /// Creates the container, then owns it to its end. `pass` is held during the creation.
     pub async fn create<P>(mut self, pod: PodPlace, pass: P, registry: Arc<Registry<Key, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
-        match create::create(&self.parts, &pod, self.record.clone(), &self.told).await {
+        let claim = (&self.claim, &self.told);
+        match create::create(&self.parts, &pod, self.record.clone(), claim).await {
             Ok(Made { record, pins }) => {
                 self.record = record;
                 self.pins = pins;

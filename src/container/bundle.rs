@@ -19,7 +19,7 @@ use super::oci::{
 use super::record::ContainerRecord;
 use super::spec::{NamespaceMode, Profile, Security};
 use super::user::Identity;
-use super::{ContainerError, Parts, PodPlace, start, stop};
+use super::{ContainerError, Parts, PodPlace, start, stop, tell};
 
 /// The largest seccomp profile read; those of the field are some 50 KiB.
 const MAX_PROFILE: u64 = 1 << 20;
@@ -98,6 +98,10 @@ pub fn adjust(
     let group = config.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
     if let Some(group) = group {
         record.cgroup = group.to_string_lossy().into_owned();
+    }
+    let linux = wanted.linux.as_ref();
+    if linux.is_some_and(|linux| linux.resources.is_some() || linux.oom_score_adj.is_some()) {
+        record.updated = Some(tell::created_with(config)?);
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use conmon::Owner;
 use oci_spec::runtime::Spec;
 
+use crate::claim::Claim;
 use crate::image::{Image, ImagePin};
 use crate::nri::Told;
 use crate::rootfs::{self, Mapping, RootfsDirs, RootfsOptions};
@@ -34,17 +35,23 @@ pub struct Made {
     pub pins: Vec<ImagePin>,
 }
 
-/// Creates the container of `record`; on failure everything is undone.
+/// Creates the container of `record`; on failure everything is undone, and so it is when another
+/// request takes the place of this one.
 pub async fn create(
     parts: &Arc<Parts>,
     pod: &PodPlace,
     record: ContainerRecord,
-    told: &Told,
+    (claim, told): (&Claim, &Told),
 ) -> Result<Made, ContainerError> {
     let subject = format!("{}/{}/{}", pod.namespace, pod.name, record.spec.name);
     let operation = parts.operations.begin("create container", subject);
     let mut undo = Undo::default();
-    match steps(parts, (pod, told), record, &operation, &mut undo).await {
+    let name = record.spec.name.clone();
+    let made = match steps(parts, (pod, claim, told), record, &operation, &mut undo).await {
+        Ok(_) if !claim.settle() => Err(ContainerError::Superseded { name }),
+        made => made,
+    };
+    match made {
         Ok(made) => {
             undo.disarm();
             tracing::info!(container = %made.record.id, pod = %pod.id, name = made.record.spec.name, "created");
@@ -61,7 +68,7 @@ pub async fn create(
 
 async fn steps(
     parts: &Arc<Parts>,
-    (pod, told): (&PodPlace, &Told),
+    (pod, claim, told): (&PodPlace, &Claim, &Told),
     mut record: ContainerRecord,
     operation: &Operation,
     undo: &mut Undo,
@@ -137,6 +144,10 @@ async fn steps(
     .await?;
     parts.save(&record).await?;
 
+    // The longest step is still to come, and nobody waits for it any more.
+    if claim.is_lost() {
+        return Err(ContainerError::Superseded { name: spec.name.clone() });
+    }
     if spec.restored_from.is_none() {
         operation.step("runtime create");
         let launched = launch::create(parts, &record, owner(pod), operation);

@@ -61,6 +61,14 @@ pub enum ContainerError {
         /// The name.
         name: String,
     },
+    /// A later request wants the name and attempt for something else.
+    #[error(
+        "container name {name:?}: a later request with another configuration has taken the place of this one"
+    )]
+    Superseded {
+        /// The name.
+        name: String,
+    },
     /// The request asks for what the pod or this host cannot give.
     #[error("{field}: {problem}")]
     Request {
@@ -322,6 +330,7 @@ impl Classify for ContainerError {
                 _ => Kind::WrongState,
             },
             Self::NameTaken { .. } => Kind::AlreadyExists,
+            Self::Superseded { .. } => Kind::Superseded,
             Self::ImageVolume { .. }
             | Self::NoRecursiveReadOnly { .. }
             | Self::Propagation { .. }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use crate::claim::Claim;
 use crate::ids::ContainerId;
 use crate::nri::Told;
 
@@ -72,6 +73,8 @@ pub struct Handle {
     pub commands: mpsc::Sender<Command>,
     /// How its creation stands.
     pub creation: watch::Receiver<Creation>,
+    /// Whether the request that it was created for still counts.
+    pub claim: Claim,
     /// What plugins know of it.
     pub told: Told,
     /// What its owner published last.

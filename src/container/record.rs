@@ -25,7 +25,8 @@ pub struct ContainerRecord {
     pub pod: PodId,
     /// What was asked.
     pub spec: Arc<ContainerSpec>,
-    /// Limits since they were changed last; none = still those of the request.
+    /// Limits since they were changed last, or since plugins changed them at the creation; none =
+    /// still those of the request.
     #[serde(default)]
     pub updated: Option<Resources>,
     /// Where it is in its life.

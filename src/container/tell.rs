@@ -59,8 +59,11 @@ pub fn message(record: &ContainerRecord, spec: Option<&Spec>) -> wire::Container
     }
     let linux = message.linux.get_or_insert_default();
     linux.cgroups_path.clone_from(&record.cgroup);
-    if linux.resources.is_none() || record.updated.is_some() {
-        linux.resources = Some(resources(record.resources()));
+    let told = resources(record.resources());
+    match &mut linux.resources {
+        Some(created) if record.updated.is_some() => replace(created, told),
+        Some(_) => {}
+        None => linux.resources = Some(told),
     }
     message
 }
@@ -113,6 +116,31 @@ pub fn resources(resources: &Resources) -> wire::LinuxResources {
     }
 }
 
+/// Puts those limits that can be changed of a container that exists in the place of those that it
+/// was created with; the others (processes, devices) stay.
+fn replace(created: &mut wire::LinuxResources, now: wire::LinuxResources) {
+    let memory = now.memory.unwrap_or_default();
+    let of_memory = created.memory.get_or_insert_default();
+    (of_memory.limit, of_memory.swap) = (memory.limit, memory.swap);
+    let of_cpu = created.cpu.get_or_insert_default();
+    let realtime = (of_cpu.realtime_runtime, of_cpu.realtime_period);
+    *of_cpu = now.cpu.unwrap_or_default();
+    (of_cpu.realtime_runtime, of_cpu.realtime_period) = realtime;
+    created.hugepage_limits = now.hugepage_limits;
+    created.unified = now.unified;
+}
+
+/// The limits that a container is created with, in our words.
+///
+/// # Errors
+/// [`ContainerError::Request`] for a number that is too large for us.
+pub fn created_with(config: &Spec) -> Result<Resources, ContainerError> {
+    let limits = config.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let score = config.process().as_ref().and_then(|process| process.oom_score_adj());
+    let limits = limits.map(from_oci::resources).unwrap_or_default();
+    Ok(Resources { oom_score_adj: score.unwrap_or_default().into(), ..in_our_words(&limits)? })
+}
+
 /// The limits of a container that exists, as plugins want them.
 ///
 /// # Errors
@@ -134,13 +162,20 @@ pub fn change(wanted: &wire::LinuxResources) -> Result<Resources, ContainerError
         ("rdt_class", wanted.rdt_class.is_some()),
         ("devices", !wanted.devices.is_empty()),
     ];
-    let refuse = |field: &str, problem: &str| ContainerError::Request {
-        field: format!("linux_resources.{field}"),
-        problem: problem.to_owned(),
-    };
     if let Some((field, _)) = fixed.iter().find(|(_, set)| *set) {
         return Err(refuse(field, "cannot be changed of a container that exists"));
     }
+    in_our_words(wanted)
+}
+
+fn refuse(field: &str, problem: &str) -> ContainerError {
+    let field = format!("linux_resources.{field}");
+    ContainerError::Request { field, problem: problem.to_owned() }
+}
+
+fn in_our_words(limits: &wire::LinuxResources) -> Result<Resources, ContainerError> {
+    let memory = limits.memory.unwrap_or_default();
+    let cpu = limits.cpu.clone().unwrap_or_default();
     let number = |value: Option<OptionalInt>| value.map(|v| v.value).unwrap_or_default();
     let unsigned = |field: &str, value: Option<OptionalUint64>| {
         let value = value.map(|v| v.value).unwrap_or_default();
@@ -155,12 +190,12 @@ pub fn change(wanted: &wire::LinuxResources) -> Result<Resources, ContainerError
         oom_score_adj: 0,
         cpuset_cpus: cpu.cpus,
         cpuset_mems: cpu.mems,
-        hugepages: wanted
+        hugepages: limits
             .hugepage_limits
             .iter()
             .map(|limit| (limit.page_size.clone(), limit.limit))
             .collect::<BTreeMap<_, _>>(),
-        unified: wanted.unified.clone(),
+        unified: limits.unified.clone(),
     })
 }
 

@@ -1,18 +1,19 @@
 //! The socket for plugins that start by themselves.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
 
 use super::{NriError, Plugins, join};
+use crate::sys::listen::listen;
 
 /// After a failed accept: descriptors may be short for a while.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Listens under another name first, so that nobody ever sees a socket with a wider mode.
+/// Listens for root alone.
 pub(super) fn bind(path: &Path) -> Result<UnixListener, NriError> {
     let failed = |action: &'static str| {
         move |source| NriError::Socket { action, path: path.to_owned(), source }
@@ -22,16 +23,8 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, NriError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(parent);
         made.map_err(failed("make the directory of"))?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
-        return Err(failed("listen on")(taken));
-    }
-    let beside = path.with_extension("new");
-    fs::remove_file(&beside).ok();
-    let listener = UnixListener::bind(&beside).map_err(failed("bind"))?;
-    fs::set_permissions(&beside, PermissionsExt::from_mode(0o600)).map_err(failed("protect"))?;
-    fs::rename(&beside, path).map_err(failed("bind"))?;
-    Ok(listener)
+    let listener = listen(path, 0o600).map_err(failed("listen on"))?;
+    UnixListener::from_std(listener).map_err(failed("listen on"))
 }
 
 /// Takes plugins in for as long as the daemon lives.

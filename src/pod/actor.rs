@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::claim::{Claim, Turn};
 use crate::container::record::now_ns;
 use crate::container::spec::NamespaceMode;
 use crate::events::What;
@@ -64,6 +65,8 @@ pub struct Handle {
     pub creation: watch::Receiver<Creation>,
     /// Where container creations enter.
     pub gate: Gate,
+    /// Whether the request that it is made for still counts.
+    pub claim: Claim,
     /// What plugins know of it.
     pub told: Told,
     /// What its owner published last.
@@ -88,6 +91,7 @@ pub struct Actor {
     record: PodRecord,
     parts: Arc<Parts>,
     gate: Gate,
+    claim: Claim,
     told: Told,
     commands: mpsc::Receiver<Command>,
     creation: watch::Sender<Creation>,
@@ -113,7 +117,12 @@ impl Drop for Listed {
 }
 
 /// A pod that is about to be made, and its owner.
-pub fn new(id: PodId, spec: Arc<PodSpec>, handler: String, parts: Arc<Parts>) -> (Handle, Actor) {
+pub fn new(
+    id: PodId,
+    (spec, turn): (Arc<PodSpec>, Turn),
+    handler: String,
+    parts: Arc<Parts>,
+) -> (Handle, Actor) {
     let record = PodRecord {
         id,
         hostname: run::hostname(&spec),
@@ -126,11 +135,15 @@ pub fn new(id: PodId, spec: Arc<PodSpec>, handler: String, parts: Arc<Parts>) ->
         updated: None,
         addresses: Vec::new(),
     };
-    owner_of(record, parts)
+    owned(record, parts, Claim::new(turn))
 }
 
 /// The owner of a pod that exists already.
 pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Actor) {
+    owned(record, parts, Claim::settled())
+}
+
+fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Actor) {
     let (command_sender, commands) = mpsc::channel(MAILBOX);
     let (creation_sender, creation) = watch::channel(Creation::Pending);
     let (published_sender, published) = watch::channel(Arc::new(record.clone()));
@@ -144,6 +157,7 @@ pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Actor) {
         commands: command_sender,
         creation,
         gate: gate.clone(),
+        claim: claim.clone(),
         told: told.clone(),
         published,
     };
@@ -151,6 +165,7 @@ pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Actor) {
         record,
         parts,
         gate,
+        claim,
         told,
         commands,
         creation: creation_sender,
@@ -168,7 +183,7 @@ impl Actor {
     /// Makes the pod, then owns it to its end.
     pub async fn run(mut self, registry: Arc<Registry<PodKey, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
-        match run::run(&self.parts, self.record.clone(), &self.told).await {
+        match run::run(&self.parts, self.record.clone(), (&self.claim, &self.told)).await {
             Ok(record) => {
                 self.record = record;
                 self.publish(Some(What::Created));

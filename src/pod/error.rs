@@ -55,6 +55,9 @@ pub enum PodError {
         /// Who has it.
         id: PodId,
     },
+    /// A later request wants the pod for something else.
+    #[error("a later request with another configuration has taken the place of this one")]
+    Superseded,
     /// The request asks for what this host cannot give.
     #[error("{field}: {problem}")]
     Request {
@@ -164,6 +167,7 @@ impl Classify for PodError {
             Self::Busy { .. } => Kind::Exhausted,
             Self::NotReady { .. } | Self::NoUserNamespaces { .. } => Kind::WrongState,
             Self::NameTaken { .. } => Kind::AlreadyExists,
+            Self::Superseded => Kind::Superseded,
             Self::NoNetwork { .. } | Self::Dial { .. } => Kind::Unavailable,
             Self::Network { source, .. } => source.kind(),
             Self::Namespaces { source, .. } | Self::Sysctl(source) => source.kind(),

@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::claim::Claim;
 use crate::container::spec::{IdMapping, NamespaceMode};
 use crate::error::{Classify, Kind};
 use crate::network::{Attachment, Bandwidth, hostname as hostname_file, resolv_conf};
@@ -33,11 +34,12 @@ const SHM_BYTES: u64 = 64 << 20;
 /// Longest host name the kernel takes (sethostname(2), `HOST_NAME_MAX`).
 const HOSTNAME_MAX: usize = 64;
 
-/// Makes the pod of `record`; on failure everything is undone.
+/// Makes the pod of `record`; on failure everything is undone, and so it is when another request
+/// takes the place of this one.
 pub async fn run(
     parts: &Arc<Parts>,
     record: PodRecord,
-    told: &Told,
+    (claim, told): (&Claim, &Told),
 ) -> Result<PodRecord, PodError> {
     let key = &record.spec.key;
     let operation = parts.operations.begin("run pod", format!("{}/{}", key.namespace, key.name));
@@ -46,7 +48,11 @@ pub async fn run(
         return Err(PodError::NoNetwork { reason: format!("{}: {}", why.reason, why.message) });
     }
     let mut undo = Undo::default();
-    match steps(parts, record, &operation, &mut undo, told).await {
+    let made = match steps(parts, record, &operation, &mut undo, (claim, told)).await {
+        Ok(_) if !claim.settle() => Err(PodError::Superseded),
+        made => made,
+    };
+    match made {
         Ok(record) => {
             undo.disarm();
             tracing::info!(
@@ -69,7 +75,7 @@ async fn steps(
     mut record: PodRecord,
     operation: &Operation,
     undo: &mut Undo,
-    told: &Told,
+    (claim, told): (&Claim, &Told),
 ) -> Result<PodRecord, PodError> {
     let id = record.id;
 
@@ -130,6 +136,10 @@ async fn steps(
         }
     }
 
+    // What is still to come asks others, and nobody waits for it any more.
+    if claim.is_lost() {
+        return Err(PodError::Superseded);
+    }
     operation.step("plugins");
     undo.push("plugins", {
         let (parts, record, told) = (parts.clone(), record.clone(), told.clone());

@@ -1,18 +1,17 @@
 //! The stream of events, read by blocking calls.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crisol::cri::pb;
-use tokio::runtime::Runtime;
 use tonic::{Request, Status, Streaming};
 
 use super::{Answer, Cri};
+use crate::connection::Connection;
 
 /// What the daemon tells, from the moment it was asked.
 #[derive(Debug)]
 pub struct Events {
-    tokio: Arc<Runtime>,
+    connection: Connection,
     stream: Streaming<pb::ContainerEventResponse>,
 }
 
@@ -23,10 +22,10 @@ impl Cri {
     /// With the daemon's status.
     pub fn events(&self) -> Answer<Events> {
         let mut client = self.pods.clone();
-        let stream = self.tokio.block_on(async {
+        let stream = self.connection.wait(async {
             client.get_container_events(Request::new(pb::GetEventsRequest {})).await
         })?;
-        Ok(Events { tokio: self.tokio.clone(), stream: stream.into_inner() })
+        Ok(Events { connection: self.connection.clone(), stream: stream.into_inner() })
     }
 }
 
@@ -37,8 +36,8 @@ impl Events {
     /// With the status that ended the stream, or `DeadlineExceeded` after `limit`.
     pub fn next(&mut self, limit: Duration) -> Answer<Option<pb::ContainerEventResponse>> {
         let next = self.stream.message();
-        self.tokio
-            .block_on(async { tokio::time::timeout(limit, next).await })
+        self.connection
+            .wait(async { tokio::time::timeout(limit, next).await })
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("no event came")))
     }
 }

@@ -101,7 +101,7 @@ impl Cri {
         &self,
         call: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
     ) -> Answer<Vec<T>> {
-        self.tokio.block_on(async {
+        self.connection.wait(async {
             let mut stream = call.await?.into_inner();
             let mut messages = Vec::new();
             while let Some(message) = stream.message().await? {

@@ -13,7 +13,8 @@ use e2e::runner::Fixture;
 use e2e::wait::eventually;
 use e2e::{host, layout, request};
 
-use crate::support::{END, run_in};
+use crate::streaming::under_a_terminal;
+use crate::support::{END, add, exec, run_in};
 
 fn crisol(arguments: &[&str]) -> Result<e2e::program::Said> {
     run(Command::new(layout::daemon()?).args(arguments))
@@ -55,10 +56,42 @@ pub(crate) fn version_config_and_check_say_what_they_should(fixture: &Fixture) -
     // And of one that cannot, says so.
     let broken = Node::prepare(Options::default())?;
     let config = fs::read_to_string(broken.config_file())?;
+    let nri = broken.config_file().join("nri.sock").display().to_string();
+    let config = config.replace(&broken.nri_socket().display().to_string(), &nri);
     fs::write(broken.config_file(), config.replace("/usr/sbin/runc", "/no/such/runc"))?;
     let said = run(&mut broken.command(&["check"])?)?;
     ensure!(!said.status.success(), "{said:?}");
     ensure!(format!("{}{}", said.stdout, said.stderr).contains("/no/such/runc"), "{said:?}");
+    ensure!(said.stdout.contains(&format!("{nri} cannot be made")), "{said:?}");
+    Ok(())
+}
+
+pub(crate) fn a_long_state_directory_is_as_good_as_a_short_one(fixture: &Fixture) -> Result<()> {
+    let mut node = Node::prepare(fixture.with_registries(Options::default()))?;
+    let state = node.dir().join("s".repeat(90 - 1 - node.dir().as_os_str().len()));
+    ensure!(state.as_os_str().len() == 90);
+    let config = fs::read_to_string(node.config_file())?;
+    let line = |state: &std::path::Path| format!("state = \"{}\"", state.display());
+    fs::write(node.config_file(), config.replace(&line(&node.state()), &line(&state)))?;
+    node.spawn()?;
+    let image = fixture.busybox(&node)?;
+    for handler in ["runc", "crun"] {
+        let pod_config = request::host_network_pod(&node, handler);
+        let pod = node.cri().run_pod_with(&pod_config, handler)?;
+        let mut config = request::shell("tty", &image, "tty; sleep 1000");
+        config.tty = true;
+        let running = add(&node, &pod, &pod_config, config)?;
+        node.cri().start(&running.id)?;
+        eventually("the terminal is there", END, || {
+            let printed = running.printed()?;
+            ensure!(printed.iter().any(|line| line.contains("/dev/pts/")), "{printed:?}");
+            Ok(())
+        })?;
+        let said = under_a_terminal(&node, &["exec", "-it", &running.id, "/bin/sh", "-c", "tty"])?;
+        ensure!(said.contains("/dev/pts/"), "{said}");
+        ensure!(exec(&node, &running.id, &["/bin/echo", "probed"])? == "probed\n");
+        node.cri().drop_pod(&pod)?;
+    }
     Ok(())
 }
 

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
     e2e::runner::main(&cases![
         daemon::version_config_and_check_say_what_they_should,
         daemon::every_mistake_of_a_configuration_is_named_with_file_key_and_line,
+        daemon::a_long_state_directory_is_as_good_as_a_short_one,
         daemon::readiness_is_announced_and_sigterm_drains,
         daemon::two_daemons_never_share_a_root,
         daemon::a_missing_network_configuration_is_a_reason_in_status,
@@ -115,6 +116,7 @@ fn main() -> ExitCode {
         every_rpc::the_beginning_of_an_id_is_enough_unless_several_begin_so,
         every_rpc::clients_that_hang_up_at_once_leave_nothing,
         retry::the_same_request_twenty_times_is_one_pod_and_one_container,
+        retry::the_last_to_ask_has_the_name_while_it_is_being_made,
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
         nri::a_plugin_hears_of_a_life_in_order,
         nri::what_a_plugin_adjusts_is_in_the_container,

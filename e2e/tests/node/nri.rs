@@ -140,11 +140,15 @@ pub(crate) fn what_a_plugin_adjusts_is_in_the_container(fixture: &Fixture) -> Re
     let config = fs::read(config)?;
     let config: Value = serde_json::from_slice(&config)?;
     ensure!(config["annotations"]["nri.test/plugged"] == "c", "{}", config["annotations"]);
+    let limits = |node: &Node| {
+        let status = node.cri().container(&running.id)?;
+        anyhow::Ok(status.resources.and_then(|resources| resources.linux).unwrap_or_default())
+    };
+    // What is in force counts, not what was asked for; a change begins from there.
+    ensure!(limits(&node)?.cpu_shares == 333, "{:?}", limits(&node)?);
     // The plugin has its own mind about shares.
     node.cri().update(&running.id, shares(512))?;
-    let status = node.cri().container(&running.id)?;
-    let limits = status.resources.and_then(|resources| resources.linux);
-    ensure!(limits.as_ref().is_some_and(|limits| limits.cpu_shares == 333), "{limits:?}");
+    ensure!(limits(&node)?.cpu_shares == 333, "{:?}", limits(&node)?);
 
     let unwelcome = request::container("unwelcome", &image, &["/bin/true"]);
     let refused = node.cri().create(&running.pod, &unwelcome, &pod_config).err();

@@ -1,15 +1,19 @@
 //! A kubelet that repeats itself or hangs up.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
+use e2e::node::{Node, Options};
 use e2e::request;
 use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
 use e2e::wait::eventually;
+use tonic::Code;
 
 use crate::support::END;
 
@@ -39,6 +43,88 @@ pub(crate) fn the_same_request_twenty_times_is_one_pod_and_one_container(
     ensure!(addresses == 1, "{addresses} addresses for one pod");
     at_once(|| Ok(node.cri().start(&id)?))?;
     at_once(|| Ok(node.cri().drop_pod(&pod)?))?;
+    ensure_nothing_new(&before, || node.traces())
+}
+
+/// The kubelet comes back from a restart with another configuration for what it has asked already.
+pub(crate) fn the_last_to_ask_has_the_name_while_it_is_being_made(fixture: &Fixture) -> Result<()> {
+    let dir = fixture.dir();
+    // A runtime and a network that wait for as long as a file is there, and say that they do.
+    let (wait, waits) = (dir.join("wait"), dir.join("waits"));
+    let (wait_is, waits_is) = (wait.display(), waits.display());
+    let pause = format!("touch {waits_is}; while [ -e {wait_is} ]; do sleep 0.05; done");
+    let runtime = format!(
+        "#!/bin/sh\ncase \" $* \" in *' create '*) {pause};; esac\nexec /usr/sbin/runc \"$@\"\n"
+    );
+    let plugin =
+        format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] && {{ {pause}; }}\nexec /usr/lib/cni/tuning\n");
+    for (name, script) in [("patient-runc", runtime), ("patient", plugin)] {
+        fs::write(dir.join(name), script)?;
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755))?;
+    }
+    let config = format!(
+        "[runtime.handlers.patient]\npath = \"{dir}/patient-runc\"\n\
+         root = \"{dir}/patient-root\"\n",
+        dir = dir.display()
+    );
+    let options = fixture.with_registries(Options { config, ..Options::default() });
+    let mut node = Node::prepare(options)?;
+    let mut conf: serde_json::Value = serde_json::from_slice(&fs::read(node.network_file())?)?;
+    conf["plugins"].as_array_mut().context("plugins")?.push(serde_json::json!({"type": "patient"}));
+    fs::write(node.network_file(), serde_json::to_vec(&conf)?)?;
+    let config = fs::read_to_string(node.config_file())?;
+    let dirs = format!("plugin_dirs = [\"{}\", \"/usr/lib/cni\"]", dir.display());
+    fs::write(node.config_file(), config.replace("plugin_dirs = [\"/usr/lib/cni\"]", &dirs))?;
+    node.spawn()?;
+    let image = fixture.busybox(&node)?;
+    let before = node.traces();
+
+    // The first is told at once, the second has it when the first is undone.
+    let first_then_second = |ask: &(dyn Fn(&str) -> Result<String, tonic::Status> + Sync)| {
+        fs::write(&wait, "")?;
+        fs::remove_file(&waits).ok();
+        let id = thread::scope(|scope| {
+            let first = scope.spawn(|| ask("first"));
+            eventually("the first is on its way", END, || {
+                ensure!(waits.exists());
+                Ok(())
+            })?;
+            let second = scope.spawn(|| ask("second"));
+            let aborted = first.join().expect("no panic").err().context("the first succeeded")?;
+            ensure!(aborted.code() == Code::Aborted, "{aborted:?}");
+            ensure!(!second.is_finished(), "two at once");
+            fs::remove_file(&wait)?;
+            Ok(second.join().expect("no panic")?)
+        })?;
+        // What is made stays: the same request finds it, another one does not get it.
+        ensure!(ask("second")? == id);
+        let taken = ask("first").err().context("one name for two")?;
+        ensure!(taken.code() == Code::AlreadyExists, "{taken:?}");
+        anyhow::Ok(id)
+    };
+    let pod_config = request::pod(&node, "twice");
+    let labelled = |label: &str| {
+        let mut config = pod_config.clone();
+        config.labels.insert("which".to_owned(), label.to_owned());
+        config
+    };
+    let pod = first_then_second(&|label| node.cri().run_pod_with(&labelled(label), "patient"))?;
+    let pods = node.cri().pods()?;
+    ensure!(pods.len() == 1 && pods[0].id == pod && pods[0].labels["which"] == "second");
+
+    let id = first_then_second(&|label| {
+        let mut config = request::container("c", &image, &["/bin/sleep", "1000"]);
+        request::share_namespaces(&mut config, &pod_config);
+        config.labels.insert("which".to_owned(), label.to_owned());
+        node.cri().create(&pod, &config, &labelled("second"))
+    })?;
+    let containers = node.cri().containers()?;
+    ensure!(containers.len() == 1 && containers[0].labels["which"] == "second", "{containers:?}");
+    node.cri().start(&id)?;
+    let leases = node.traces().since(&before);
+    let addresses = leases.iter().filter(|line| line.starts_with("address: ")).count();
+    ensure!(addresses == 1, "{addresses} addresses for one pod");
+    node.cri().drop_pod(&pod)?;
     ensure_nothing_new(&before, || node.traces())
 }
 

@@ -118,7 +118,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Runs crictl with a terminal of its own; what was on it.
-fn under_a_terminal(node: &Node, args: &[&str]) -> Result<String> {
+pub(crate) fn under_a_terminal(node: &Node, args: &[&str]) -> Result<String> {
     let crictl = command(&node.socket(), args)?;
     let words = std::iter::once(crictl.get_program()).chain(crictl.get_args());
     let line: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();

@@ -23,7 +23,7 @@ var (
 	adjust    = flag.String("adjust", "", "directory to mount at /plugged; also sets PLUGGED and an annotation")
 	hang      = flag.String("hang", "", "name of a pod whose RunPodSandbox is never answered")
 	refuse    = flag.String("refuse", "", "name of a container whose CreateContainer is refused")
-	shares    = flag.Uint64("shares", 0, "CPU shares that UpdateContainer asks for instead of the request's")
+	shares    = flag.Uint64("shares", 0, "CPU shares that CreateContainer (with -adjust) and UpdateContainer ask for instead of the request's")
 	syncDelay = flag.Duration("sync-delay", 0, "how long Synchronize takes")
 	logFile   = flag.String("log", "", "file for the lines; empty = standard output")
 )
@@ -115,6 +115,9 @@ func (p *plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, contain
 	a.AddMount(&api.Mount{
 		Destination: "/plugged", Type: "bind", Source: *adjust, Options: []string{"rbind", "ro"},
 	})
+	if *shares != 0 {
+		a.SetLinuxCPUShares(*shares)
+	}
 	return a, nil, nil
 }
 

@@ -76,7 +76,8 @@ fn linux_part(linux: &Linux) -> wire::LinuxContainer {
     }
 }
 
-fn resources(resources: &LinuxResources) -> wire::LinuxResources {
+/// Limits, as a configuration file has them.
+pub(super) fn resources(resources: &LinuxResources) -> wire::LinuxResources {
     let signed = |value: Option<i64>| value.map(|value| OptionalInt { value });
     let unsigned = |value: Option<u64>| value.map(|value| OptionalUint64 { value });
     wire::LinuxResources {
