@@ -169,9 +169,8 @@ impl Runtime {
         let mut argv = self.argv(&bundle.join("runtime.log"));
         argv.extend(["create".into(), "--bundle".into(), bundle.as_os_str().to_owned()]);
         argv.extend(["--pid-file".into(), stdio.monitor.join(conmon::PID).into_os_string()]);
-        if stdio.terminal {
-            argv.push("--console-socket".into());
-            argv.push(stdio.monitor.join(conmon::CONSOLE).into_os_string());
+        if let Some(console) = stdio.console {
+            argv.extend(["--console-socket".into(), console.as_os_str().to_owned()]);
         }
         argv.push(id.to_string().into());
         argv
@@ -344,8 +343,8 @@ pub enum SystemdCgroup {
 pub struct Stdin<'a> {
     /// The monitor's directory.
     pub monitor: &'a Path,
-    /// Whether the process gets a terminal.
-    pub terminal: bool,
+    /// Where the runtime sends the process's terminal; none = the process gets none.
+    pub console: Option<&'a Path>,
 }
 
 /// The files of one exec.

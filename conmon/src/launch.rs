@@ -40,7 +40,7 @@ pub struct Launch {
     /// How long the runtime program may take to create the container.
     pub create_timeout: Duration,
     /// The whole command line of the runtime's `create`: with `--pid-file DIR/pid`, and with
-    /// `--console-socket DIR/console.sock` if `terminal`. The program's path is absolute.
+    /// a path to DIR/console.sock as `--console-socket` if `terminal`. The program's path is absolute.
     pub runtime: Vec<OsString>,
 }
 

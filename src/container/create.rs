@@ -3,7 +3,8 @@
 //! What the request names is looked at first and costs nothing; then the record, then the first
 //! resource. The runtime's `create` runs under the monitor, which holds the stdio from then on.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -246,7 +247,8 @@ async fn launch(
         let parent = parent.to_owned();
         blocking(move || directory(&parent, 0o755)).await?;
     }
-    let stdio = Stdin { monitor: &dir, terminal: spec.tty };
+    let console = spec.tty.then(|| console(&dir)).transpose()?;
+    let stdio = Stdin { monitor: &dir, console: console.as_ref().map(|(_, path)| path.as_path()) };
     let launch = Launch {
         dir: dir.clone(),
         id: id.to_string(),
@@ -274,6 +276,18 @@ async fn launch(
         }
         Err(source) => Err(ContainerError::Monitor { id, source }),
     }
+}
+
+/// Where the runtime sends the terminal, and what has to be held until it has.
+///
+/// The path leads through a descriptor: with the default state directory the whole one has 108 bytes,
+/// one more than runc can connect to (unix(7)). Both run as root in one process namespace.
+fn console(monitor: &Path) -> Result<(File, PathBuf), ContainerError> {
+    directory(monitor, 0o700)?;
+    let failed = |source| ContainerError::File { action: "open", path: monitor.to_owned(), source };
+    let held = File::open(monitor).map_err(failed)?;
+    let (pid, fd) = (std::process::id(), held.as_raw_fd());
+    Ok((held, format!("/proc/{pid}/fd/{fd}/{}", conmon::CONSOLE).into()))
 }
 
 /// Where the log is: below the pod's directory, which the edge has checked.
