@@ -21,5 +21,6 @@ pub mod registry;
 pub mod request;
 pub mod runner;
 pub mod streaming;
+pub mod terminal;
 pub mod traces;
 pub mod wait;
