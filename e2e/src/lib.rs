@@ -22,5 +22,6 @@ pub mod registry;
 pub mod request;
 pub mod runner;
 pub mod streaming;
+pub mod terminal;
 pub mod traces;
 pub mod wait;

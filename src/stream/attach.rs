@@ -2,6 +2,9 @@
 //!
 //! The monitor never waits for a client: one that is too slow is detached and told so. What the
 //! container was made with decides whether there is a terminal and an input, not the request.
+//!
+//! COMPAT: who sits at a terminal and ends the input has left: the detach keys of crictl and kubectl
+//! do only that, and then wait for the server to end the session, as containerd does.
 
 use std::convert::Infallible;
 
@@ -52,14 +55,18 @@ pub async fn serve(
     }
     let sizes = std::mem::replace(&mut streams.sizes, Sizes::new(None));
     let outcome = {
-        let feeding = feed(streams.stdin.take(), attached.streams.input);
+        let end = match attached.tty && request.wanted.tty {
+            true => InputEnd::Leaves,
+            false => InputEnd::Listens,
+        };
+        let feeding = feed(streams.stdin.take(), attached.streams.input, end);
         let sizing = size(containers, &request.container, sizes, attached.tty);
         tokio::select! {
             biased;
             outcome = copy(attached.streams.output, &streams) => Ok(outcome),
             () = client.gone() => return Farewell::Unlimited,
             why = until => Err(why),
-            never = feeding => match never {},
+            () = feeding => Ok(Outcome::Success),
             never = sizing => match never {},
         }
     };
@@ -94,9 +101,18 @@ async fn copy(mut output: Output, streams: &Streams) -> Outcome {
     }
 }
 
+/// What a client does that has ended its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InputEnd {
+    /// It reads on.
+    Listens,
+    /// It is done.
+    Leaves,
+}
+
 /// Writes what the client sends to the container; without an input there, it is read and dropped.
-/// Never returns.
-async fn feed(inbox: Option<Inbox>, mut input: Option<AttachInput>) -> Infallible {
+/// Returns when the client leaves.
+async fn feed(inbox: Option<Inbox>, mut input: Option<AttachInput>, end: InputEnd) {
     let Some(mut inbox) = inbox else { return std::future::pending().await };
     loop {
         match inbox.next().await {
@@ -112,9 +128,12 @@ async fn feed(inbox: Option<Inbox>, mut input: Option<AttachInput>) -> Infallibl
                 if let Some(open) = &mut input {
                     open.shutdown().await.ok();
                 }
-                return hold(input).await;
+                if end == InputEnd::Leaves {
+                    return;
+                }
+                match hold(input).await {}
             }
-            Err(Gone) => return hold(input).await,
+            Err(Gone) => match hold(input).await {},
         }
     }
 }

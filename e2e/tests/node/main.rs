@@ -26,6 +26,7 @@ mod resources;
 mod restart;
 mod restore;
 mod retry;
+mod sessions;
 mod stats;
 mod streaming;
 mod stuck;
@@ -142,6 +143,7 @@ fn main() -> ExitCode {
         streaming::a_removed_container_ends_its_sessions,
         streaming::a_thousand_dropped_clients_leave_nothing,
         streaming::tls_is_spoken_and_a_renewed_certificate_is_used,
+        sessions::a_person_at_a_terminal_attaches_types_resizes_and_leaves,
         userns::root_inside_is_nobody_outside,
         userns::volumes_show_the_pods_owners_or_are_refused,
         userns::limits_apply_below_the_parent,

@@ -21,15 +21,15 @@ use tonic::Code;
 
 use crate::support::{END, Running, add, run, run_in};
 
-const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
+pub(crate) const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
 /// Channels of a WebSocket.
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
+pub(crate) const STDIN: u8 = 0;
+pub(crate) const STDOUT: u8 = 1;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
 /// A container that sleeps, by `handler`.
-fn sleeper(node: &Node, fixture: &Fixture, handler: &str) -> Result<Running> {
+pub(crate) fn sleeper(node: &Node, fixture: &Fixture, handler: &str) -> Result<Running> {
     let image = fixture.busybox(node)?;
     let pod_config = request::host_network_pod(node, &format!("stream-{handler}"));
     let pod = node.cri().run_pod_with(&pod_config, handler)?;
@@ -51,24 +51,24 @@ fn exec_request(container: &str, line: &str, tty: bool) -> pb::ExecRequest {
     }
 }
 
-fn exec_url(node: &Node, container: &str, line: &str, tty: bool) -> Result<String> {
+pub(crate) fn exec_url(node: &Node, container: &str, line: &str, tty: bool) -> Result<String> {
     Ok(node.cri().exec_url_rpc(exec_request(container, line, tty))?.url)
 }
 
 /// Processes of this node whose command line has `word`.
-fn processes(node: &Node, word: &str) -> usize {
+pub(crate) fn processes(node: &Node, word: &str) -> usize {
     let all = host::processes_of(node.dir(), Some(node.cgroup()));
     all.iter().filter(|process| process.command.contains(word)).count()
 }
 
-fn gone(node: &Node, word: &str) -> Result<()> {
+pub(crate) fn gone(node: &Node, word: &str) -> Result<()> {
     eventually("the process is gone", END, || {
         ensure!(processes(node, word) == 0, "{word} is still there");
         Ok(())
     })
 }
 
-fn there(node: &Node, word: &str) -> Result<()> {
+pub(crate) fn there(node: &Node, word: &str) -> Result<()> {
     eventually("the process is there", END, || {
         ensure!(processes(node, word) > 0, "{word} is not there");
         Ok(())
@@ -225,7 +225,7 @@ pub(crate) fn attach_shows_output_and_takes_input(fixture: &Fixture) -> Result<(
 }
 
 /// A port on which nobody listens at this moment.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
@@ -242,7 +242,7 @@ fn echoing(node: &Node, fixture: &Fixture, name: &str) -> Result<Running> {
 }
 
 /// `crictl port-forward` in the background, when it listens on `local`.
-fn forwarding(node: &Node, transport: &str, pod: &str, local: u16) -> Result<Program> {
+pub(crate) fn forwarding(node: &Node, transport: &str, pod: &str, local: u16) -> Result<Program> {
     let log = node.dir().join(format!("forward-{local}.log"));
     let words = ["port-forward", "-r", transport, pod, &format!("{local}:8080")];
     let program = Program::start(&mut command(&node.socket(), &words)?, &log)?;
@@ -253,7 +253,7 @@ fn forwarding(node: &Node, transport: &str, pod: &str, local: u16) -> Result<Pro
     Ok(program)
 }
 
-fn echo(port: u16, bytes: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn echo(port: u16, bytes: &[u8]) -> Result<Vec<u8>> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(END))?;
     let mut back = Vec::new();
