@@ -136,9 +136,7 @@ impl Containers {
             Reserved::New(handle) => {
                 if let Some(actor) = born {
                     let registry = self.registry.clone();
-                    drop(crate::steps::spawn("container", async move {
-                        actor.create(pod, pass, registry).await;
-                    }));
+                    drop(crate::steps::spawn("container", actor.create(pod, pass, registry)));
                 }
                 handle
             }

@@ -71,7 +71,7 @@ impl Pods {
             Reserved::New(handle) => {
                 if let Some(actor) = born {
                     let registry = self.registry.clone();
-                    drop(crate::steps::spawn("pod", async move { actor.run(registry).await }));
+                    drop(crate::steps::spawn("pod", actor.run(registry)));
                 }
                 handle
             }

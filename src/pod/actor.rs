@@ -77,6 +77,7 @@ impl Handle {
     }
 }
 
+/// What the owner hears of. Boxed in the channel, which keeps room for many.
 enum Fact {
     Stopped(Result<(), PodError>),
     Removed(Result<(), PodError>),
@@ -92,7 +93,7 @@ pub struct Actor {
     commands: mpsc::Receiver<Command>,
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<PodRecord>>,
-    facts: (mpsc::Sender<Fact>, mpsc::Receiver<Fact>),
+    facts: (mpsc::Sender<Box<Fact>>, mpsc::Receiver<Box<Fact>>),
     /// Its start was told, and its end is not yet.
     up: bool,
     deferred: VecDeque<Command>,
@@ -113,7 +114,12 @@ impl Drop for Listed {
 }
 
 /// A pod that is about to be made, and its owner.
-pub fn new(id: PodId, spec: Arc<PodSpec>, handler: String, parts: Arc<Parts>) -> (Handle, Actor) {
+pub fn new(
+    id: PodId,
+    spec: Arc<PodSpec>,
+    handler: String,
+    parts: Arc<Parts>,
+) -> (Handle, Box<Actor>) {
     let record = PodRecord {
         id,
         hostname: run::hostname(&spec),
@@ -130,7 +136,7 @@ pub fn new(id: PodId, spec: Arc<PodSpec>, handler: String, parts: Arc<Parts>) ->
 }
 
 /// The owner of a pod that exists already.
-pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Actor) {
+pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Box<Actor>) {
     let (command_sender, commands) = mpsc::channel(MAILBOX);
     let (creation_sender, creation) = watch::channel(Creation::Pending);
     let (published_sender, published) = watch::channel(Arc::new(record.clone()));
@@ -161,14 +167,16 @@ pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Actor) {
         stopping: Vec::new(),
         removing: Vec::new(),
     };
-    (handle, actor)
+    (handle, Box::new(actor))
 }
 
 impl Actor {
     /// Makes the pod, then owns it to its end.
-    pub async fn run(mut self, registry: Arc<Registry<PodKey, Handle>>) {
+    pub async fn run(mut self: Box<Self>, registry: Arc<Registry<PodKey, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
-        match run::run(&self.parts, self.record.clone(), &self.told).await {
+        // Apart, because the making is large and the task that owns what it made lives on.
+        let made = run::run(&self.parts, self.record.clone(), &self.told);
+        match Box::pin(made).await {
             Ok(record) => {
                 self.record = record;
                 self.publish(Some(What::Created));
@@ -191,7 +199,7 @@ impl Actor {
     }
 
     /// Owns a pod that a former daemon left.
-    pub async fn adopt(mut self, registry: Arc<Registry<PodKey, Handle>>) {
+    pub async fn adopt(mut self: Box<Self>, registry: Arc<Registry<PodKey, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
         self.publish(None);
         self.up = self.record.state == State::Ready;
@@ -199,7 +207,7 @@ impl Actor {
         self.own(listed).await;
     }
 
-    async fn own(mut self, listed: Listed) {
+    async fn own(mut self: Box<Self>, listed: Listed) {
         if self.record.state == State::Ready {
             self.watch_pause();
             if !self.is_whole() {
@@ -210,7 +218,7 @@ impl Actor {
         loop {
             tokio::select! {
                 biased;
-                Some(fact) = self.facts.1.recv() => match fact {
+                Some(fact) = self.facts.1.recv() => match *fact {
                     Fact::Stopped(result) => self.on_stopped(result).await,
                     Fact::Removed(Ok(())) => break,
                     Fact::Removed(Err(error)) => self.on_not_removed(error),
@@ -342,7 +350,7 @@ impl Actor {
             if let Ok(Some(process)) = Process::find(pause.pid, pause.start_time) {
                 process.ended().await.ok();
             }
-            ended.send(Fact::PauseEnded).await.ok();
+            ended.send(Box::new(Fact::PauseEnded)).await.ok();
         }));
     }
 
@@ -351,10 +359,11 @@ impl Actor {
     where
         F: Future<Output = Result<(), PodError>> + Send + 'static,
     {
-        let back = self.facts.0.clone();
+        let (back, done) = (self.facts.0.clone(), crate::steps::spawn(verb, work));
         drop(crate::steps::spawn(verb, async move {
-            let done = crate::steps::spawn(verb, work).await.ok().flatten();
-            back.send(fact(done.unwrap_or(Err(PodError::Panicked { verb })))).await.ok();
+            let done = done.await.ok().flatten();
+            let fact = fact(done.unwrap_or(Err(PodError::Panicked { verb })));
+            back.send(Box::new(fact)).await.ok();
         }));
     }
 
