@@ -166,9 +166,7 @@ impl Containers {
         });
         if let Some(actor) = born {
             let (pod, pass, registry) = (pod.clone(), pass.take(), self.registry.clone());
-            drop(crate::steps::spawn("container", async move {
-                actor.create(pod, pass, registry).await;
-            }));
+            drop(crate::steps::spawn("container", actor.create(pod, pass, registry)));
         }
         match reserved {
             Reserved::New(handle) | Reserved::Existing(handle) => handle,

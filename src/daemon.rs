@@ -48,6 +48,7 @@ use crate::steps::{self, Operations, blocking};
 use crate::stream;
 use crate::sys::listen::listen;
 
+mod drain;
 mod plugins;
 
 /// The kubelet and crictl send and accept messages up to this.
@@ -61,9 +62,6 @@ const OWED: Duration = Duration::from_secs(5);
 
 /// How often the gauges of the metrics are brought up to date.
 const GAUGES: Duration = Duration::from_secs(5);
-
-/// How long requests in flight may take to end when the daemon goes down.
-const DRAIN: Duration = Duration::from_secs(20);
 
 /// How often a root that is locked is tried again, and after which pause.
 const LOCK_TRIES: u32 = 10;
@@ -91,6 +89,7 @@ struct Daemon {
     owed: watch::Sender<usize>,
     cgroups: Cgroups,
     operations: Operations,
+    calls: Calls,
     /// Held for as long as the daemon lives.
     _lock: File,
 }
@@ -135,16 +134,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
     stop.send_replace(true);
     daemon.events.close();
-    let drained = async {
-        server.await.ok();
-        streams.await.ok();
-        while !daemon.operations.snapshot().is_empty() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    if tokio::time::timeout(DRAIN, drained).await.is_err() {
-        tracing::warn!("requests are still in flight; their records tell the next daemon");
-    }
+    drain::drain(&daemon.operations, &daemon.calls.unanswered(), server, streams).await;
     daemon.plugins.shut_down().await;
     fs::remove_file(&listener).ok();
     let cgroups = daemon.cgroups.clone();
@@ -216,6 +206,7 @@ impl Daemon {
             layers: layers.clone(),
         });
         let (recovered, recovering) = watch::channel(false);
+        let calls = Calls::new(recovering.clone(), metrics.clone());
         let (owed, owing) = watch::channel(0);
         let reporter = Arc::new(Reporter {
             config,
@@ -245,6 +236,7 @@ impl Daemon {
             owed,
             cgroups,
             operations,
+            calls,
             _lock: lock,
         };
         Ok(daemon)
@@ -268,9 +260,8 @@ impl Daemon {
             self.stats.clone(),
         );
         let images = ImageStore::new(self.images.clone(), self.layers.clone());
-        let calls = Calls::new(self.recovered.subscribe(), self.metrics.clone());
         Server::builder()
-            .layer(calls)
+            .layer(self.calls.clone())
             .add_service(
                 RuntimeServiceServer::new(runtime)
                     .max_decoding_message_size(MAX_MESSAGE)

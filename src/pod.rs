@@ -106,7 +106,7 @@ impl Pods {
         });
         if let Some(actor) = born {
             let registry = self.registry.clone();
-            drop(crate::steps::spawn("pod", async move { actor.run(registry).await }));
+            drop(crate::steps::spawn("pod", actor.run(registry)));
         }
         match reserved {
             Reserved::New(handle) => (handle, Made::Anew),

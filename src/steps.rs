@@ -5,8 +5,11 @@
 //! "where does it hang" has an answer without a restart.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
 
 /// A step older than this is logged.
 const SLOW: Duration = Duration::from_secs(10);
@@ -144,17 +147,14 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    tokio::spawn(async move {
-        match tokio::spawn(work).await {
-            Ok(output) => Some(output),
-            Err(error) => {
-                if error.is_panic() {
-                    tracing::error!(task = name, "a task panicked");
-                }
-                None
-            }
+    // Adapters hold the work once; an async block around it holds it twice, and a second task a third
+    // time, for as long as it runs. Owners run for as long as what they own.
+    tokio::spawn(AssertUnwindSafe(work).catch_unwind().map(move |done| {
+        if done.is_err() {
+            tracing::error!(task = name, "a task panicked");
         }
-    })
+        done.ok()
+    }))
 }
 
 /// Runs blocking `work` off the reactor and waits for it.
@@ -183,5 +183,13 @@ mod tests {
         assert_eq!(shown, [("create", "rootfs"), ("stop", "begin")]);
         drop((first, second));
         assert!(operations.snapshot().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_ends_without_a_result() {
+        let done = spawn("well", async { 1 }).await;
+        assert_eq!(done.expect("not aborted"), Some(1));
+        let panicked = spawn("badly", async { panic!("on purpose") }).await;
+        assert_eq!(panicked.expect("its panic is caught"), None::<()>);
     }
 }

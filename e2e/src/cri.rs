@@ -80,8 +80,8 @@ impl Cri {
         patience: Duration,
     ) {
         let (mut pods, request) = (self.pods.clone(), request.clone());
-        self.tokio
-            .block_on(async {
+        self.connection
+            .wait(async {
                 tokio::time::timeout(patience, pods.checkpoint_container(request)).await
             })
             .ok();
@@ -90,8 +90,8 @@ impl Cri {
     /// Sends a StartContainer and hangs up after `patience`.
     pub fn start_and_hang_up(&self, request: &pb::StartContainerRequest, patience: Duration) {
         let (mut pods, request) = (self.pods.clone(), request.clone());
-        self.tokio
-            .block_on(async { tokio::time::timeout(patience, pods.start_container(request)).await })
+        self.connection
+            .wait(async { tokio::time::timeout(patience, pods.start_container(request)).await })
             .ok();
     }
 }

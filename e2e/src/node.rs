@@ -280,9 +280,17 @@ level = "{log}"
     /// # Errors
     /// If it does not end in time or reports a failure.
     pub fn terminate(&mut self) -> Result<()> {
+        self.terminate_within(DRAIN)
+    }
+
+    /// The same, with a bound of the caller's.
+    ///
+    /// # Errors
+    /// As [`terminate`](Self::terminate).
+    pub fn terminate_within(&mut self, limit: Duration) -> Result<()> {
         let mut daemon = self.daemon.take().context("the daemon does not run")?;
         daemon.signal(Signal::SIGTERM)?;
-        let status = daemon.wait(DRAIN).context("drain after SIGTERM")?;
+        let status = daemon.wait(limit).context("drain after SIGTERM")?;
         ensure!(status.success(), "the daemon ended with {status} after SIGTERM");
         Ok(())
     }

@@ -40,7 +40,7 @@ const MAX_FACTS: usize = 8;
 /// After this a kill that did not end the process is tried again.
 const KILL_AGAIN: Duration = Duration::from_secs(5);
 
-/// What a finished step comes back with.
+/// What a finished step comes back with. Boxed in the channel, which keeps room for many.
 enum Fact {
     Started(Result<Option<monitor::ProcessId>, ContainerError>),
     Updated(Result<Resources, ContainerError>),
@@ -57,7 +57,7 @@ pub struct Actor {
     commands: mpsc::Receiver<Command>,
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<ContainerRecord>>,
-    facts: (mpsc::Sender<Fact>, mpsc::Receiver<Fact>),
+    facts: (mpsc::Sender<Box<Fact>>, mpsc::Receiver<Box<Fact>>),
     monitor: (mpsc::Sender<monitor::Event>, mpsc::Receiver<monitor::Event>),
     /// Images that cannot be removed while the container lives.
     pins: Vec<ImagePin>,
@@ -93,7 +93,7 @@ pub fn new(
     pod: &PodPlace,
     (spec, turn): (Arc<ContainerSpec>, Turn),
     parts: Arc<Parts>,
-) -> (Handle, Actor) {
+) -> (Handle, Box<Actor>) {
     let record = ContainerRecord {
         id,
         pod: pod.id,
@@ -118,11 +118,11 @@ pub fn new(
 }
 
 /// The owner of a container that exists already.
-pub fn owner_of(record: ContainerRecord, parts: Arc<Parts>) -> (Handle, Actor) {
+pub fn owner_of(record: ContainerRecord, parts: Arc<Parts>) -> (Handle, Box<Actor>) {
     owned(record, parts, Claim::settled())
 }
 
-fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Actor) {
+fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Box<Actor>) {
     let (command_sender, commands) = mpsc::channel(MAILBOX);
     let (creation_sender, creation) = watch::channel(Creation::Pending);
     let (published_sender, published) = watch::channel(Arc::new(record.clone()));
@@ -159,21 +159,28 @@ fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, A
         stopping: Vec::new(),
         removing: Vec::new(),
     };
-    (handle, actor)
+    (handle, Box::new(actor))
 }
 
 impl Actor {
     /// Creates the container, then owns it to its end. `pass` is held during the creation.
-    pub async fn create<P>(mut self, pod: PodPlace, pass: P, registry: Arc<Registry<Key, Handle>>) {
+    pub async fn create<P>(
+        mut self: Box<Self>,
+        pod: PodPlace,
+        pass: P,
+        registry: Arc<Registry<Key, Handle>>,
+    ) {
         let listed = Listed { registry, id: self.record.id };
         let claim = (&self.claim, &self.told);
-        match create::create(&self.parts, &pod, self.record.clone(), claim).await {
+        // Apart, because a creation is large and the task that owns what it made lives on.
+        let created = create::create(&self.parts, &pod, self.record.clone(), claim);
+        match Box::pin(created).await {
             Ok(Made { record, pins }) => {
                 self.record = record;
                 self.pins = pins;
                 self.publish(Some(What::Created));
                 self.creation.send_replace(Creation::Done);
-                drop(pass);
+                drop((pass, pod));
                 if self.record.process.is_some() {
                     self.watch_monitor();
                 }
@@ -195,7 +202,11 @@ impl Actor {
     }
 
     /// Owns a container that a former daemon left, with the images it uses pinned.
-    pub async fn adopt(mut self, pins: Vec<ImagePin>, registry: Arc<Registry<Key, Handle>>) {
+    pub async fn adopt(
+        mut self: Box<Self>,
+        pins: Vec<ImagePin>,
+        registry: Arc<Registry<Key, Handle>>,
+    ) {
         let listed = Listed { registry, id: self.record.id };
         self.pins = pins;
         self.publish(None);
@@ -209,13 +220,13 @@ impl Actor {
         self.own(listed).await;
     }
 
-    async fn own(mut self, listed: Listed) {
+    async fn own(mut self: Box<Self>, listed: Listed) {
         loop {
             let alarm = self.kill_at;
             tokio::select! {
                 biased;
                 Some(event) = self.monitor.1.recv() => self.on_monitor(event).await,
-                Some(fact) = self.facts.1.recv() => match fact {
+                Some(fact) = self.facts.1.recv() => match *fact {
                     Fact::Started(result) => self.on_started(result).await,
                     Fact::Updated(result) => self.on_updated(result).await,
                     Fact::Cleaned(result) => self.on_cleaned(result).await,
@@ -449,10 +460,11 @@ impl Actor {
         T: Send + 'static,
         F: Future<Output = Result<T, ContainerError>> + Send + 'static,
     {
-        let back = self.facts.0.clone();
+        let (back, done) = (self.facts.0.clone(), crate::steps::spawn(verb, work));
         drop(crate::steps::spawn(verb, async move {
-            let done = crate::steps::spawn(verb, work).await.ok().flatten();
-            back.send(fact(done.unwrap_or(Err(ContainerError::Panicked { verb })))).await.ok();
+            let done = done.await.ok().flatten();
+            let fact = fact(done.unwrap_or(Err(ContainerError::Panicked { verb })));
+            back.send(Box::new(fact)).await.ok();
         }));
     }
 

@@ -118,9 +118,7 @@ impl Containers {
         match (reserved, born) {
             (Reserved::New(_), Some(actor)) => {
                 let registry = self.registry.clone();
-                drop(crate::steps::spawn("container", async move {
-                    actor.adopt(pins, registry).await;
-                }));
+                drop(crate::steps::spawn("container", actor.adopt(pins, registry)));
             }
             _ => tracing::error!(container = %id, "another container has its name"),
         }

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -69,17 +70,48 @@ const RPCS: [&str; 43] = [
 const ALWAYS: [&str; 2] =
     ["/runtime.v1.RuntimeService/Version", "/runtime.v1.RuntimeService/RuntimeConfig"];
 
+/// Calls that have not been answered; a stream is answered when it begins. A cheap clone.
+#[derive(Clone, Default)]
+pub struct Unanswered(Arc<AtomicUsize>);
+
+impl Unanswered {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+
+    fn call(&self) -> Asked {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Asked(self.clone())
+    }
+}
+
+/// One of them, until it is dropped.
+struct Asked(Unanswered);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Wraps the services.
 #[derive(Clone)]
 pub struct Calls {
     recovered: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
+    unanswered: Unanswered,
 }
 
 impl Calls {
     /// Lets calls through once `recovered` is true.
     pub fn new(recovered: watch::Receiver<bool>, metrics: Arc<Metrics>) -> Self {
-        Self { recovered, metrics }
+        Self { recovered, metrics, unanswered: Unanswered::default() }
+    }
+
+    /// What has not been answered.
+    pub fn unanswered(&self) -> Unanswered {
+        self.unanswered.clone()
     }
 }
 
@@ -119,7 +151,7 @@ where
         }
         let asked = path.rsplit('/').next().unwrap_or(path);
         let rpc = RPCS.iter().find(|rpc| **rpc == asked).copied().unwrap_or("unknown");
-        let metrics = self.calls.metrics.clone();
+        let (metrics, asked) = (self.calls.metrics.clone(), self.calls.unanswered.call());
         // The service that said it was ready is the one to call; its clone waits for its turn.
         let ready = self.inner.clone();
         // The library knows deadlines too, but calls one that passed Cancelled. Its clock starts
@@ -128,6 +160,7 @@ where
         let answer = std::mem::replace(&mut self.inner, ready).call(request);
         let answer = tokio::time::timeout(patience, answer);
         Box::pin(async move {
+            let _asked = asked;
             let (timed, began) = (metrics.begin(rpc), Instant::now());
             let answer = answer.await.unwrap_or_else(|_| Ok(status::late().into_http()))?;
             let took = began.elapsed();

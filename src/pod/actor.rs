@@ -80,6 +80,7 @@ impl Handle {
     }
 }
 
+/// What the owner hears of. Boxed in the channel, which keeps room for many.
 enum Fact {
     Stopped(Result<(), PodError>),
     Removed(Result<(), PodError>),
@@ -96,7 +97,7 @@ pub struct Actor {
     commands: mpsc::Receiver<Command>,
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<PodRecord>>,
-    facts: (mpsc::Sender<Fact>, mpsc::Receiver<Fact>),
+    facts: (mpsc::Sender<Box<Fact>>, mpsc::Receiver<Box<Fact>>),
     /// Its start was told, and its end is not yet.
     up: bool,
     deferred: VecDeque<Command>,
@@ -122,7 +123,7 @@ pub fn new(
     (spec, turn): (Arc<PodSpec>, Turn),
     handler: String,
     parts: Arc<Parts>,
-) -> (Handle, Actor) {
+) -> (Handle, Box<Actor>) {
     let record = PodRecord {
         id,
         hostname: run::hostname(&spec),
@@ -139,11 +140,11 @@ pub fn new(
 }
 
 /// The owner of a pod that exists already.
-pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Actor) {
+pub fn owner_of(record: PodRecord, parts: Arc<Parts>) -> (Handle, Box<Actor>) {
     owned(record, parts, Claim::settled())
 }
 
-fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Actor) {
+fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Box<Actor>) {
     let (command_sender, commands) = mpsc::channel(MAILBOX);
     let (creation_sender, creation) = watch::channel(Creation::Pending);
     let (published_sender, published) = watch::channel(Arc::new(record.clone()));
@@ -176,14 +177,16 @@ fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Actor) 
         stopping: Vec::new(),
         removing: Vec::new(),
     };
-    (handle, actor)
+    (handle, Box::new(actor))
 }
 
 impl Actor {
     /// Makes the pod, then owns it to its end.
-    pub async fn run(mut self, registry: Arc<Registry<PodKey, Handle>>) {
+    pub async fn run(mut self: Box<Self>, registry: Arc<Registry<PodKey, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
-        match run::run(&self.parts, self.record.clone(), (&self.claim, &self.told)).await {
+        // Apart, because the making is large and the task that owns what it made lives on.
+        let made = run::run(&self.parts, self.record.clone(), (&self.claim, &self.told));
+        match Box::pin(made).await {
             Ok(record) => {
                 self.record = record;
                 self.publish(Some(What::Created));
@@ -206,7 +209,7 @@ impl Actor {
     }
 
     /// Owns a pod that a former daemon left.
-    pub async fn adopt(mut self, registry: Arc<Registry<PodKey, Handle>>) {
+    pub async fn adopt(mut self: Box<Self>, registry: Arc<Registry<PodKey, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
         self.publish(None);
         self.up = self.record.state == State::Ready;
@@ -214,7 +217,7 @@ impl Actor {
         self.own(listed).await;
     }
 
-    async fn own(mut self, listed: Listed) {
+    async fn own(mut self: Box<Self>, listed: Listed) {
         if self.record.state == State::Ready {
             self.watch_pause();
             if !self.is_whole() {
@@ -225,7 +228,7 @@ impl Actor {
         loop {
             tokio::select! {
                 biased;
-                Some(fact) = self.facts.1.recv() => match fact {
+                Some(fact) = self.facts.1.recv() => match *fact {
                     Fact::Stopped(result) => self.on_stopped(result).await,
                     Fact::Removed(Ok(())) => break,
                     Fact::Removed(Err(error)) => self.on_not_removed(error),
@@ -357,7 +360,7 @@ impl Actor {
             if let Ok(Some(process)) = Process::find(pause.pid, pause.start_time) {
                 process.ended().await.ok();
             }
-            ended.send(Fact::PauseEnded).await.ok();
+            ended.send(Box::new(Fact::PauseEnded)).await.ok();
         }));
     }
 
@@ -366,10 +369,11 @@ impl Actor {
     where
         F: Future<Output = Result<(), PodError>> + Send + 'static,
     {
-        let back = self.facts.0.clone();
+        let (back, done) = (self.facts.0.clone(), crate::steps::spawn(verb, work));
         drop(crate::steps::spawn(verb, async move {
-            let done = crate::steps::spawn(verb, work).await.ok().flatten();
-            back.send(fact(done.unwrap_or(Err(PodError::Panicked { verb })))).await.ok();
+            let done = done.await.ok().flatten();
+            let fact = fact(done.unwrap_or(Err(PodError::Panicked { verb })));
+            back.send(Box::new(fact)).await.ok();
         }));
     }
 

@@ -81,7 +81,7 @@ impl Pods {
         match (reserved, born) {
             (Reserved::New(_), Some(actor)) => {
                 let registry = self.registry.clone();
-                drop(crate::steps::spawn("pod", async move { actor.adopt(registry).await }));
+                drop(crate::steps::spawn("pod", actor.adopt(registry)));
             }
             _ => tracing::error!(pod = %id, "another pod has its name"),
         }

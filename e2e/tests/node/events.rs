@@ -186,6 +186,42 @@ pub(crate) fn who_never_reads_is_cut_off_and_the_other_hears_everything(
     Ok(())
 }
 
+pub(crate) fn who_never_reads_does_not_hold_up_the_end_of_the_daemon(
+    fixture: &Fixture,
+) -> Result<()> {
+    /// Their events are more than gRPC and the socket take for a client that does not read.
+    const PODS: usize = 20;
+    const LARGE: usize = 64 << 10;
+    /// Far below what requests in flight are given.
+    const END_OF_DAEMON: Duration = Duration::from_secs(12);
+    let mut node = fixture.own_node(Options::default())?;
+    let image = fixture.busybox(&node)?;
+    let idle = node.cri().events()?;
+    for _ in 0..PODS {
+        let mut config = request::host_network_pod(&node, "one-of-many");
+        config.annotations.insert("example.com/large".to_owned(), "x".repeat(LARGE));
+        let pod = node.cri().run_pod(&config)?;
+        node.cri().drop_pod(&pod)?;
+    }
+    let running = run(&node, request::container("busy", &image, &["/bin/sleep", "1000"]))?;
+    // What is in flight is still waited for, and answered.
+    let began = node.state().join("containers").join(&running.id).join("rootfs/began");
+    let (cri, id) = (node.cri().clone(), running.id.clone());
+    let answered = std::thread::scope(|scope| -> Result<_> {
+        let line = "touch /began; sleep 3; echo done";
+        let asking = scope.spawn(move || cri.exec(&id, &["/bin/sh", "-c", line]));
+        eventually("the command runs", END, || {
+            ensure!(began.exists(), "not yet");
+            Ok(())
+        })?;
+        node.terminate_within(END_OF_DAEMON)?;
+        Ok(asking.join().map_err(|_| anyhow::anyhow!("the client panicked"))??)
+    })?;
+    ensure!(answered.stdout == b"done\n", "{answered:?}");
+    drop(idle);
+    node.spawn()
+}
+
 pub(crate) fn a_new_daemon_tells_what_happens_to_old_pods(fixture: &Fixture) -> Result<()> {
     let mut node = fixture.own_node(Options::default())?;
     let image = fixture.busybox(&node)?;

@@ -102,6 +102,7 @@ fn main() -> ExitCode {
         events::a_pods_life_is_told_in_its_order,
         events::an_end_that_overtakes_the_start_is_told_after_it,
         events::who_never_reads_is_cut_off_and_the_other_hears_everything,
+        events::who_never_reads_does_not_hold_up_the_end_of_the_daemon,
         events::a_new_daemon_tells_what_happens_to_old_pods,
         stats::figures_of_a_busy_container_are_right_with_runc,
         stats::figures_of_a_busy_container_are_right_with_crun,
