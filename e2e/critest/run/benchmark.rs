@@ -10,18 +10,24 @@ use serde::Deserialize;
 
 use crate::arguments::Arguments;
 use crate::peer::Containerd;
-use crate::report::State;
+use crate::report::{Spec, State};
 use crate::suite;
 
 /// How often each operation is done; one after the other.
 const ROUNDS: usize = 50;
 /// Of images fewer: each round pulls.
 const IMAGES: usize = 20;
-/// What the suite writes its measurements to.
+/// How many images are pulled, looked at and removed at once, the second time.
+const AT_ONCE: usize = 4;
+/// The benchmark that is done with images at once, in the suite's own words.
+const OF_IMAGES: &str = "benchmark about basic operations on Image";
+/// What that one writes its measurements to.
+const LIFECYCLE: &str = "image_lifecycle_benchmark_data.json";
+/// What all write their measurements to.
 const FILES: [&str; 4] = [
     "pod_benchmark_data.json",
     "container_benchmark_data.json",
-    "image_lifecycle_benchmark_data.json",
+    LIFECYCLE,
     "image_listing_benchmark_data.json",
 ];
 
@@ -65,27 +71,45 @@ pub(crate) fn run(
     Ok(())
 }
 
+/// The medians of all benchmarks one after the other, and of images once more at once.
 fn measure(socket: &Path, node: &Node, arguments: &Arguments, keep: &Path) -> Result<Medians> {
+    let suite = |options: &[String]| suite::run_with(socket, node, arguments, keep, options);
+    let numbers =
+        format!("containersNumber: {ROUNDS}\npodsNumber: {ROUNDS}\nimagesNumber: {IMAGES}\n");
+    let mut medians = run_suite(node, &numbers, &FILES, &[], &suite)?;
+    let numbers = format!("imagesNumber: {IMAGES}\nimagesNumberParallel: {AT_ONCE}\n");
+    let focus = [format!("-ginkgo.focus={OF_IMAGES}")];
+    for (name, median) in run_suite(node, &numbers, &[LIFECYCLE], &focus, &suite)? {
+        medians.insert(format!("{name}, {AT_ONCE} at once"), median);
+    }
+    Ok(medians)
+}
+
+fn run_suite(
+    node: &Node,
+    numbers: &str,
+    files: &[&str],
+    more: &[String],
+    suite: &dyn Fn(&[String]) -> Result<Vec<Spec>>,
+) -> Result<Medians> {
     let dir = tempfile::Builder::new().prefix("benchmark-").tempdir_in(node.dir())?;
     let parameters = dir.path().join("parameters.yaml");
-    fs::write(
-        &parameters,
-        format!("containersNumber: {ROUNDS}\npodsNumber: {ROUNDS}\nimagesNumber: {IMAGES}\n"),
-    )?;
-    let options = [
+    fs::write(&parameters, numbers)?;
+    let mut options = vec![
         "-benchmark".to_owned(),
         format!("-benchmarking-params-file={}", parameters.display()),
         format!("-benchmarking-output-dir={}", dir.path().display()),
     ];
-    let specs = suite::run_with(socket, node, arguments, keep, &options)?;
-    let failed = specs.iter().find(|spec| spec.state != State::Passed);
+    options.extend_from_slice(more);
+    let specs = suite(&options)?;
+    let failed = specs.iter().find(|spec| spec.ran() && spec.state != State::Passed);
     if let Some(spec) = failed {
         anyhow::bail!("{}: {}", spec.name, spec.message);
     }
     let mut medians = Medians::new();
-    for file in FILES {
+    for file in files {
         let text = fs::read(dir.path().join(file)).with_context(|| format!("read {file}"))?;
-        let measured: Measured = serde_json::from_slice(&text).context(file)?;
+        let measured: Measured = serde_json::from_slice(&text).context((*file).to_owned())?;
         medians.extend(medians_of(&measured)?);
     }
     Ok(medians)
