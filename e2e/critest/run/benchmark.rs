@@ -56,11 +56,16 @@ pub(crate) fn run(
     keep: &Path,
 ) -> Result<()> {
     println!("\nrunning critest -benchmark, {arguments}");
-    let ours = measure(node.socket().as_path(), node, arguments, keep)?;
-    let theirs = match peer {
-        Some(peer) => measure(peer.socket(), node, arguments, keep)?,
-        None => Medians::new(),
-    };
+    let mut ours = measure(node.socket().as_path(), node, arguments, keep)?;
+    ours.extend(images_at_once(node.socket().as_path(), node, arguments, keep)?);
+    let mut theirs = Medians::new();
+    if let Some(peer) = peer {
+        theirs = measure(peer.socket(), node, arguments, keep)?;
+        match images_at_once(peer.socket(), node, arguments, keep) {
+            Ok(medians) => theirs.extend(medians),
+            Err(error) => println!("containerd fails with {AT_ONCE} images at once: {error:#}"),
+        }
+    }
     println!("median of {ROUNDS} (images {IMAGES})      crisol  containerd");
     for (name, ours) in &ours {
         let theirs = theirs.get(name).map_or("-".to_owned(), |ms| format!("{ms:.1} ms"));
@@ -69,17 +74,25 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// The medians of all benchmarks one after the other, and of images once more at once.
+/// The medians of all benchmarks, one operation after the other.
 fn measure(socket: &Path, node: &Node, arguments: &Arguments, keep: &Path) -> Result<Medians> {
-    let suite = |options: &[String]| suite::run_with(socket, node, arguments, keep, options);
     let numbers =
         format!("containersNumber: {ROUNDS}\npodsNumber: {ROUNDS}\nimagesNumber: {IMAGES}\n");
-    let mut medians = run_suite(node, &numbers, &FILES, &suite)?;
+    let suite = |options: &[String]| suite::run_with(socket, node, arguments, keep, options);
+    run_suite(node, &numbers, &FILES, &suite)
+}
+
+/// Those of the benchmark of images with several at once: one is pulled while it is removed.
+fn images_at_once(
+    socket: &Path,
+    node: &Node,
+    arguments: &Arguments,
+    keep: &Path,
+) -> Result<Medians> {
     let numbers = format!("imagesNumber: {IMAGES}\nimagesNumberParallel: {AT_ONCE}\n");
-    for (name, median) in run_suite(node, &numbers, &[LIFECYCLE], &suite)? {
-        medians.insert(format!("{name}, {AT_ONCE} at once"), median);
-    }
-    Ok(medians)
+    let suite = |options: &[String]| suite::run_with(socket, node, arguments, keep, options);
+    let medians = run_suite(node, &numbers, &[LIFECYCLE], &suite)?.into_iter();
+    Ok(medians.map(|(name, median)| (format!("{name}, {AT_ONCE} at once"), median)).collect())
 }
 
 fn run_suite(
