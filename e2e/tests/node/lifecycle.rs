@@ -320,6 +320,31 @@ pub(crate) fn stop_signals_are_sent_by_number_and_reported(fixture: &Fixture) ->
     Ok(())
 }
 
+/// Nobody saw its exit code: that is said, and never taken for a success.
+pub(crate) fn an_end_that_nobody_saw_is_told_as_that(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let before = node.traces();
+    let running = run(&node, request::container("orphan", &image, &["/bin/sleep", "1000"]))?;
+    let first = pid(&node, &running.id)?;
+    let status = std::fs::read_to_string(format!("/proc/{first}/status"))?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    host::kill_process(parent.context("no parent")?.trim().parse()?);
+    eventually("the monitor is missed", END, || {
+        let status = node.cri().container(&running.id)?;
+        ensure!(state(&status) == pb::ContainerState::ContainerUnknown, "{:?}", state(&status));
+        Ok(())
+    })?;
+    ensure!(host::process(first).is_some(), "the container went with its monitor");
+    node.cri().stop(&running.id, 0)?;
+    ensure!(host::process(first).is_none(), "not stopped");
+    let status = ended(&node, &running.id)?;
+    ensure!(status.exit_code == 255 && status.reason == "MonitorLost", "{status:?}");
+    ensure!(status.finished_at >= status.started_at && !status.message.is_empty(), "{status:?}");
+    node.cri().drop_pod(&running.pod)?;
+    ensure_nothing_new(&before, || node.traces())
+}
+
 pub(crate) fn a_start_that_fails_is_an_exit_with_a_log(fixture: &Fixture) -> Result<()> {
     let script = fixture.dir().join("cannot-start");
     let text = "#!/bin/sh\nfor word; do\n  [ \"$word\" = start ] && { echo no start today >&2; exit 1; }\n\
