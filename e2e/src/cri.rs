@@ -14,6 +14,7 @@ use tonic::{Request, Status};
 use crate::connection::Connection;
 
 mod events;
+mod lists;
 mod stats;
 
 pub use events::Events;

@@ -130,6 +130,7 @@ pub(super) fn facts(parts: &Parts, features: &Features) -> HostFacts {
         oom_score_adj_min: host.oom_score_adj_min.into(),
         seccomp: host.security.seccomp && features.seccomp.unwrap_or(true),
         apparmor: parts.apparmor.is_enabled(),
+        selinux: host.security.selinux,
         default_apparmor: parts.apparmor.default_profile(),
         rro: features.recursive_read_only && host.kernel.has_mount_setattr(),
         idmap: features.idmapped_mounts,

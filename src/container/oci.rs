@@ -141,6 +141,8 @@ pub struct HostFacts {
     pub seccomp: bool,
     /// AppArmor is enabled.
     pub apparmor: bool,
+    /// SELinux is enabled.
+    pub selinux: bool,
     /// Our own AppArmor profile, where it can be loaded.
     pub default_apparmor: Option<&'static str>,
     /// Kernel and runtime can make mounts read-only recursively.
@@ -192,6 +194,20 @@ pub struct Built {
     pub warnings: Vec<String>,
 }
 
+/// What is not done here must not look as if it were: a device that is missing fails the container,
+/// a label that is missing is told of.
+fn not_done(inputs: &Inputs<'_>, warnings: &mut Vec<String>) -> Result<(), SpecError> {
+    if let Some(name) = inputs.spec.cdi_devices.first() {
+        let problem = format!("{name:?} cannot be resolved here");
+        return Err(SpecError::Unsupported { field: "config.CDI_devices[0].name", problem });
+    }
+    let security = &inputs.spec.security;
+    if security.selinux.is_some() && inputs.host.selinux && !security.privileged {
+        warnings.push("selinux_options are not applied: containers get no label here".to_owned());
+    }
+    Ok(())
+}
+
 /// Builds the configuration of a container.
 ///
 /// # Errors
@@ -199,6 +215,7 @@ pub struct Built {
 /// host lacks something.
 pub fn build(inputs: &Inputs<'_>) -> Result<Built, SpecError> {
     let mut warnings = Vec::new();
+    not_done(inputs, &mut warnings)?;
     let capabilities = security::capabilities(inputs, &mut warnings)?;
 
     // Every field that the crate would fill with an example of its own is set here; the test

@@ -1,8 +1,7 @@
 //! Statistics and metrics, with plain arguments.
 
 use crisol::cri::pb;
-use tonic::codec::Streaming;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 
 use super::{Answer, Cri};
 
@@ -94,20 +93,5 @@ impl Cri {
         let request = Request::new(pb::StreamPodSandboxMetricsRequest {});
         let messages = self.all(async { client.stream_pod_sandbox_metrics(request).await })?;
         Ok(messages.into_iter().flat_map(|message| message.pod_sandbox_metrics).collect())
-    }
-
-    /// Every message of a stream that ends by itself.
-    fn all<T>(
-        &self,
-        call: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
-    ) -> Answer<Vec<T>> {
-        self.connection.wait(async {
-            let mut stream = call.await?.into_inner();
-            let mut messages = Vec::new();
-            while let Some(message) = stream.message().await? {
-                messages.push(message);
-            }
-            Ok(messages)
-        })
     }
 }

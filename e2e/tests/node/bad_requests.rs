@@ -162,6 +162,10 @@ const ROWS: &[Row] = &[
             }];
         }),
     ),
+    (
+        "CDI_devices",
+        Container(|c| c.cdi_devices = vec![pb::CdiDevice { name: "no-device".to_owned() }]),
+    ),
     ("cpu_shares", Container(|c| resources(c).cpu_shares = -1)),
     ("oom_score_adj", Container(|c| resources(c).oom_score_adj = 1001)),
     ("cpuset", Container(|c| resources(c).cpuset_cpus = "0-".to_owned())),

@@ -220,6 +220,16 @@ pub(crate) fn mounts_arrive_with_their_options(fixture: &Fixture) -> Result<()> 
         fs::write(dir.join(name).join("file"), name)?;
     }
     fs::write(dir.join("hosts"), "127.0.0.1 from-the-kubelet\n")?;
+    // A link on the node is followed on the node.
+    let (link, devices) = (dir.join("link"), dir.join("devices"));
+    fs::remove_file(&link).ok();
+    std::os::unix::fs::symlink(dir.join("ro"), &link)?;
+    // A directory stands for the devices in it.
+    fs::create_dir_all(devices.join("below"))?;
+    for (path, minor) in [("null", "3"), ("below/zero", "5")] {
+        let path = devices.join(path).display().to_string();
+        e2e::program::output("mknod", &[&path, "c", "1", minor])?;
+    }
     let mount = |from: &str, to: &str, readonly: bool| pb::Mount {
         host_path: dir.join(from).display().to_string(),
         container_path: to.to_owned(),
@@ -227,7 +237,8 @@ pub(crate) fn mounts_arrive_with_their_options(fixture: &Fixture) -> Result<()> 
         ..pb::Mount::default()
     };
     let line = "cat /ro/file; echo; (echo x >/ro/x) 2>/dev/null || echo refused; echo y >/rw/y; \
-                cat /etc/hosts; cat /rw/below/file; echo; grep -c ' /late ' /proc/mounts; exit 0";
+                cat /etc/hosts; cat /rw/below/file; echo; grep -c ' /late ' /proc/mounts; \
+                cat /link/file; echo; head -c 3 /dev/made/below/zero | wc -c; ls /dev/made; exit 0";
     let mut config = request::shell("mounts", &image, line);
     // Deeper before shallower: order is by depth, not by request.
     config.mounts = vec![
@@ -235,17 +246,22 @@ pub(crate) fn mounts_arrive_with_their_options(fixture: &Fixture) -> Result<()> 
         mount("rw", "/rw", false),
         mount("ro", "/ro", true),
         mount("hosts", "/etc/hosts", true),
+        mount("link", "/link", false),
     ];
+    config.devices = vec![pb::Device {
+        host_path: devices.display().to_string(),
+        container_path: "/dev/made".to_owned(),
+        permissions: "rw".to_owned(),
+    }];
+    let asked = config.mounts.clone();
     let running = run(&node, config)?;
     let status = crate::support::ended(&node, &running.id)?;
     let lines = running.printed()?;
     let expected = ["ro", "refused", "127.0.0.1 from-the-kubelet", "private", "0"];
-    ensure!(lines == expected, "{lines:?}");
+    ensure!(lines[..5] == expected && lines[5..] == ["ro", "3", "below", "null"], "{lines:?}");
     ensure!(fs::read_to_string(dir.join("rw/y"))? == "y\n");
     // The kubelet finds the termination message by these.
-    let echoed: Vec<_> =
-        status.mounts.iter().map(|m| (m.container_path.as_str(), m.readonly)).collect();
-    ensure!(echoed.len() == 4 && echoed.contains(&("/ro", true)), "{echoed:?}");
+    ensure!(status.mounts == asked, "{:?}", status.mounts);
     Ok(())
 }
 

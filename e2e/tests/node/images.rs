@@ -4,9 +4,10 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
+use e2e::cri::image_spec;
 use e2e::host;
 use e2e::liar::{Liar, Lie};
-use e2e::node::Options;
+use e2e::node::{Node, Options};
 use e2e::runner::Fixture;
 
 use crate::support::shell;
@@ -120,11 +121,24 @@ pub(crate) fn an_image_goes_and_comes_by_tag_and_digest(fixture: &Fixture) -> Re
         let found = node.cri().image(name)?.with_context(|| format!("by {name}"))?;
         ensure!(found.id == id);
     }
-    ensure!(node.cri().images()?.len() == 1);
+    let images = node.cri().images()?;
+    ensure!(images.len() == 1 && node.cri().stream_images()? == images, "{images:?}");
+    let filter = |name: &str| {
+        let filter = Some(pb::ImageFilter { image: Some(image_spec(name)) });
+        node.cri().list_images_rpc(pb::ListImagesRequest { filter })
+    };
+    ensure!(filter(&other)?.images == images && filter("nobody/has:this")?.images.is_empty());
+    what_an_image_says_of_its_user(&node, fixture)?;
     let usage = node.cri().image_fs_info_rpc(pb::ImageFsInfoRequest {})?;
     let filesystem = usage.image_filesystems.first().context("image file system")?;
     ensure!(filesystem.used_bytes.as_ref().is_some_and(|used| used.value > 1_000_000));
     ensure!(filesystem.timestamp > 0);
+    ensure!(filesystem.inodes_used.as_ref().is_some_and(|used| used.value > 0));
+    let layers = usage.container_filesystems.first().context("container file system")?;
+    for filesystem in [filesystem, layers] {
+        let mountpoint = filesystem.fs_id.as_ref().context("no fs_id")?.mountpoint.clone();
+        ensure!(std::path::Path::new(&mountpoint).starts_with(node.root()), "{mountpoint}");
+    }
     // CRI RemoveImage: by one tag all tags go; twice is fine.
     node.cri().remove_image(&tag)?;
     ensure!(node.cri().image(&other)?.is_none());
@@ -140,6 +154,20 @@ pub(crate) fn an_image_goes_and_comes_by_tag_and_digest(fixture: &Fixture) -> Re
     node.cri().pull(&digest)?;
     ensure!(node.cri().image(&digest)?.is_some());
     Ok(())
+}
+
+/// The kubelet refuses what runs as root by a number or a name, and never gets both.
+fn what_an_image_says_of_its_user(node: &Node, fixture: &Fixture) -> Result<()> {
+    let user = fixture.image("user:latest");
+    node.cri().pull(&user)?;
+    let image = Some(image_spec(&user));
+    let answer = node.cri().image_status_rpc(pb::ImageStatusRequest { image, verbose: true })?;
+    let image = answer.image.context("absent")?;
+    ensure!(image.username == "app" && image.uid.is_none(), "{image:?}");
+    let info: serde_json::Value =
+        serde_json::from_str(answer.info.get("info").context("no info")?)?;
+    ensure!(info["imageSpec"]["config"]["User"] == "app", "{info}");
+    Ok(node.cri().remove_image(&user)?)
 }
 
 pub(crate) fn plain_http_is_only_spoken_where_the_configuration_says_so(

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
-use e2e::node::Options;
+use e2e::node::{Node, Options};
+use e2e::raw::{Patience, Raw};
 use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
 use e2e::wait::eventually;
@@ -20,10 +21,12 @@ const IN_ONE_POD: usize = 125;
 pub(crate) fn states_times_and_exit_codes_are_exact(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
-    let pod_config = request::host_network_pod(&node, "states");
+    let mut pod_config = request::host_network_pod(&node, "states");
+    pod_config.annotations.insert("example.com/kept".to_owned(), "as it is".to_owned());
     let pod = node.cri().run_pod(&pod_config)?;
     let running = add(&node, &pod, &pod_config, request::shell("c", &image, "sleep 0.2; exit 42"))?;
     let created = node.cri().container(&running.id)?;
+    listed_alike(&node, &pod_config, &created)?;
     ensure!(state(&created) == pb::ContainerState::ContainerCreated);
     ensure!(created.started_at == 0 && created.created_at > 0);
     ensure!(created.image.as_ref().is_some_and(|spec| spec.image == image));
@@ -39,6 +42,7 @@ pub(crate) fn states_times_and_exit_codes_are_exact(fixture: &Fixture) -> Result
     ensure!((150..5000).contains(&lived.as_millis()), "lived {lived:?}");
     let again = node.cri().start(&running.id).err().context("started an exited container")?;
     ensure!(again.code() == Code::FailedPrecondition, "{again:?}");
+    what_has_ended_takes_no_more(&node, &running)?;
 
     let (_, done) = finish(&node, request::container("ok", &image, &["/bin/true"]))?;
     ensure!(done.exit_code == 0 && done.reason == "Completed", "{:?}", done.reason);
@@ -46,6 +50,57 @@ pub(crate) fn states_times_and_exit_codes_are_exact(fixture: &Fixture) -> Result
     host::kill_process(pid(&node, &victim.id)?);
     let killed = ended(&node, &victim.id)?;
     ensure!(killed.exit_code == 137 && killed.reason == "Error", "{killed:?}");
+    Ok(())
+}
+
+/// Lists, whole and one by one, and the pod's status show the container as its own status does.
+fn listed_alike(
+    node: &Node,
+    pod_config: &pb::PodSandboxConfig,
+    status: &pb::ContainerStatus,
+) -> Result<()> {
+    ensure!(!status.image_ref.is_empty() && status.image_id.starts_with("sha256:"), "{status:?}");
+    let listed = node.cri().containers()?;
+    ensure!(node.cri().stream_containers()? == listed, "one by one they are others");
+    let of_it: Vec<_> = listed.iter().filter(|c| c.id == status.id).collect();
+    let [one] = of_it[..] else { anyhow::bail!("listed {} times", of_it.len()) };
+    ensure!(one.metadata == status.metadata && one.image == status.image, "{one:?}");
+    ensure!(one.image_ref == status.image_ref && one.image_id == status.image_id, "{one:?}");
+    ensure!(one.created_at == status.created_at && one.labels == status.labels, "{one:?}");
+
+    let request =
+        pb::PodSandboxStatusRequest { pod_sandbox_id: one.pod_sandbox_id.clone(), verbose: false };
+    let answer = node.cri().pod_status_rpc(request)?;
+    ensure!(answer.containers_statuses == [status.clone()] && answer.timestamp > 0, "{answer:?}");
+    let pod = answer.status.context("no status")?;
+    ensure!(pod.labels == pod_config.labels && pod.annotations == pod_config.annotations);
+    let pods = node.cri().pods()?;
+    ensure!(node.cri().stream_pods()? == pods, "one by one they are others");
+    let listed = pods.iter().find(|listed| listed.id == pod.id).context("not listed")?;
+    ensure!(listed.labels == pod.labels && listed.annotations == pod.annotations, "{listed:?}");
+    ensure!(listed.created_at == pod.created_at && pod.created_at > 0, "{listed:?}");
+    Ok(())
+}
+
+/// An ended container has no log to open anew and runs no commands; its log outlives it. A stopped
+/// pod takes no container.
+fn what_has_ended_takes_no_more(node: &Node, running: &Running) -> Result<()> {
+    let renamed = running.log().with_extension("renamed");
+    std::fs::rename(running.log(), &renamed)?;
+    let request = pb::ReopenContainerLogRequest { container_id: running.id.clone() };
+    let refused = node.cri().reopen_rpc(request).err().context("reopened")?;
+    ensure!(refused.code() == Code::FailedPrecondition, "{refused:?}");
+    ensure!(!running.log().exists(), "a log of a container that has ended");
+    let refused = node.cri().exec(&running.id, &["/bin/true"]).err().context("ran")?;
+    ensure!(refused.code() == Code::FailedPrecondition, "{refused:?}");
+    node.cri().remove(&running.id)?;
+    ensure!(renamed.exists(), "the kubelet's log went with the container");
+
+    let pod_sandbox_id = running.pod.clone();
+    node.cri().stop_pod_rpc(pb::StopPodSandboxRequest { pod_sandbox_id })?;
+    let late = node.cri().create(&running.pod, &running.config, &running.pod_config);
+    let late = late.err().context("created in a stopped pod")?;
+    ensure!(late.code() == Code::FailedPrecondition, "{late:?}");
     Ok(())
 }
 
@@ -64,10 +119,15 @@ pub(crate) fn stop_asks_waits_and_kills(fixture: &Fixture) -> Result<()> {
     let stubborn = "trap 'echo asked' TERM; echo ready; while :; do sleep 0.05; done";
     let stubborn = run(&node, request::shell("stubborn", &image, stubborn))?;
     printed(&stubborn, "ready")?;
+    // Who asks and hangs up has asked, no more: the grace goes on.
+    let hasty = Raw::new(&node.socket())?.with(Patience::Only(Duration::from_millis(300)));
+    let request = pb::StopContainerRequest { container_id: stubborn.id.clone(), timeout: 600 };
+    hasty.call("StopContainer", request)?;
+    printed(&stubborn, "asked")?;
+    ensure!(host::process(pid(&node, &stubborn.id)?).is_some(), "killed with its client");
     let began = Instant::now();
     thread::scope(|scope| {
         let patient = scope.spawn(|| node.cri().stop(&stubborn.id, 600));
-        printed(&stubborn, "asked")?;
         // A second stop with less patience brings the end forward for both.
         node.cri().stop(&stubborn.id, 1)?;
         patient.join().expect("no panic")?;
@@ -159,6 +219,10 @@ pub(crate) fn an_exec_reports_both_outputs_and_the_code(fixture: &Fixture) -> Re
     let response = node.cri().exec(&running.id, &["/bin/sh", "-c", "sleep 20 & echo done"])?;
     ensure!(response.stdout == b"done\n");
     ensure!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
+    // More than a reply can have is cut, and said to nobody.
+    let response = node.cri().exec(&running.id, &["/bin/head", "-c", "20000000", "/dev/zero"])?;
+    let length = response.stdout.len();
+    ensure!(response.exit_code == 0 && (16_000_000..=16 << 20).contains(&length), "{length} bytes");
     let error = node.cri().exec(&running.id, &["/no/such/program"]).err().context("ran nothing")?;
     ensure!(error.code() != Code::DeadlineExceeded, "{error:?}");
     Ok(())
@@ -254,6 +318,31 @@ pub(crate) fn stop_signals_are_sent_by_number_and_reported(fixture: &Fixture) ->
         node.cri().drop_pod(&running.pod)?;
     }
     Ok(())
+}
+
+/// Nobody saw its exit code: that is said, and never taken for a success.
+pub(crate) fn an_end_that_nobody_saw_is_told_as_that(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let before = node.traces();
+    let running = run(&node, request::container("orphan", &image, &["/bin/sleep", "1000"]))?;
+    let first = pid(&node, &running.id)?;
+    let status = std::fs::read_to_string(format!("/proc/{first}/status"))?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    host::kill_process(parent.context("no parent")?.trim().parse()?);
+    eventually("the monitor is missed", END, || {
+        let status = node.cri().container(&running.id)?;
+        ensure!(state(&status) == pb::ContainerState::ContainerUnknown, "{:?}", state(&status));
+        Ok(())
+    })?;
+    ensure!(host::process(first).is_some(), "the container went with its monitor");
+    node.cri().stop(&running.id, 0)?;
+    ensure!(host::process(first).is_none(), "not stopped");
+    let status = ended(&node, &running.id)?;
+    ensure!(status.exit_code == 255 && status.reason == "MonitorLost", "{status:?}");
+    ensure!(status.finished_at >= status.started_at && !status.message.is_empty(), "{status:?}");
+    node.cri().drop_pod(&running.pod)?;
+    ensure_nothing_new(&before, || node.traces())
 }
 
 pub(crate) fn a_start_that_fails_is_an_exit_with_a_log(fixture: &Fixture) -> Result<()> {

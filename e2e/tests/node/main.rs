@@ -86,6 +86,7 @@ fn main() -> ExitCode {
         volumes::options_and_recursive_read_only_are_in_the_kernel,
         volumes::a_volume_of_a_directory_of_ours_is_refused,
         lifecycle::stop_signals_are_sent_by_number_and_reported,
+        lifecycle::an_end_that_nobody_saw_is_told_as_that,
         lifecycle::a_start_that_fails_is_an_exit_with_a_log,
         namespaces::the_nodes_processes_and_ipc_are_seen_when_asked_for,
         namespaces::a_debug_container_joins_its_targets_processes,

@@ -82,7 +82,12 @@ pub(crate) fn a_host_network_pod_needs_no_plugin(fixture: &Fixture) -> Result<()
     ensure!(refused.code() == tonic::Code::Unavailable, "{refused:?}");
     // … one on the node's network must not: it may be the pod that brings the configuration.
     let container = request::container("c", &image, &["/bin/sleep", "1000"]);
-    let running = run_in(&node, request::host_network_pod(&node, "host"), container)?;
+    let mut pod_config = request::host_network_pod(&node, "host");
+    pod_config.hostname.clear();
+    let running = run_in(&node, pod_config, container)?;
+    let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    ensure!(exec(&node, &running.id, &["/bin/hostname"])? == name, "not the node's name");
+    ensure!(exec(&node, &running.id, &["/bin/cat", "/etc/hostname"])? == name);
     let status = node.cri().pod(&running.pod)?;
     ensure!(status.network.is_none_or(|network| network.ip.is_empty()));
     let inside = exec(&node, &running.id, &["/bin/readlink", "/proc/self/ns/net"])?;

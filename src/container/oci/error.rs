@@ -121,14 +121,22 @@ pub enum SpecError {
         /// The profile.
         name: String,
     },
+    /// The request asks for what nobody here does.
+    #[error("{field}: {problem}")]
+    Unsupported {
+        /// The field of the request.
+        field: &'static str,
+        /// What is not done.
+        problem: String,
+    },
 }
 
 impl Classify for SpecError {
     fn kind(&self) -> Kind {
         match self {
-            SpecError::RecursiveReadOnlyUnsupported(_) | SpecError::ProfileUnsupported { .. } => {
-                Kind::Refused
-            }
+            SpecError::RecursiveReadOnlyUnsupported(_)
+            | SpecError::ProfileUnsupported { .. }
+            | SpecError::Unsupported { .. } => Kind::Refused,
             SpecError::IdmapUnsupported(_) => Kind::Unsupported,
             SpecError::ImageVolumeMissing(_) | SpecError::SeccompProfileMissing(_) => {
                 Kind::Internal

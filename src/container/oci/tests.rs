@@ -174,6 +174,7 @@ fn host_facts() -> HostFacts {
         oom_score_adj_min: -1000,
         seccomp: true,
         apparmor: false,
+        selinux: false,
         default_apparmor: None,
         rro: true,
         idmap: true,

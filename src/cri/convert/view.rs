@@ -201,3 +201,52 @@ fn raw_config(image: &Image) -> serde_json::Value {
 fn verbose(info: &serde_json::Value) -> BTreeMap<String, String> {
     BTreeMap::from([("info".to_owned(), info.to_string())])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cri::convert::pod::pod_spec;
+    use crate::ids::PodId;
+
+    #[test]
+    fn a_pod_says_all_its_addresses_and_what_was_asked_as_it_was_asked() {
+        let map = |key: &str| [(key.to_owned(), "value".to_owned())].into();
+        let config = pb::PodSandboxConfig {
+            metadata: Some(pb::PodSandboxMetadata {
+                name: "web".to_owned(),
+                uid: "u1d".to_owned(),
+                namespace: "shop".to_owned(),
+                attempt: 3,
+            }),
+            labels: map("label"),
+            annotations: map("io.kubernetes.cri-o.TTY"),
+            ..Default::default()
+        };
+        let spec = pod_spec(Some(config.clone()), String::new()).expect("a good request");
+        let mut record = PodRecord {
+            id: PodId::random(),
+            hostname: "web".to_owned(),
+            spec: Arc::new(spec),
+            state: PodState::Ready,
+            boot_id: "b007".to_owned(),
+            handler: "runc".to_owned(),
+            created_at_ns: 1,
+            pause: None,
+            updated: None,
+            addresses: ["10.0.0.7", "fd00::7"].map(|ip| ip.parse().expect("an address")).into(),
+        };
+        let status = pod_status(&record);
+        let network = status.network.expect("a network");
+        assert_eq!(network.ip, "10.0.0.7");
+        assert_eq!(network.additional_ips, [pb::PodIp { ip: "fd00::7".to_owned() }]);
+        assert_eq!((status.metadata, status.labels), (config.metadata, config.labels));
+        assert_eq!(status.annotations, config.annotations);
+        // The handler that was asked for, not the one that it stands for.
+        assert_eq!(status.runtime_handler, "");
+
+        record.addresses.clear();
+        assert_eq!(pod_status(&record).network, Some(pb::PodSandboxNetworkStatus::default()));
+    }
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::container::spec::SelinuxOptions;
 
 fn capabilities(add: &[&str], drop: &[&str], ambient: &[&str]) -> Fixture {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
@@ -81,6 +82,26 @@ fn what_the_daemon_lacks_is_left_out_with_a_warning() {
     let warnings = fixture.warnings();
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].ends_with("BPF, SYS_RESOURCE"), "{}", warnings[0]);
+}
+
+#[test]
+fn what_is_not_done_is_refused_or_told_of() {
+    let cdi = Fixture::with(|f| f.spec.cdi_devices = vec!["vendor.com/gpu=0".to_owned()]);
+    let error = cdi.build().unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(error.to_string().contains("CDI_devices[0].name: \"vendor.com/gpu=0\""), "{error}");
+
+    let labelled = |selinux: bool, privileged: bool| {
+        let fixture = Fixture::with(|f| {
+            f.host.selinux = selinux;
+            f.spec.security.privileged = privileged;
+            let level = "s0:c1".to_owned();
+            f.spec.security.selinux = Some(SelinuxOptions { level, ..Default::default() });
+        });
+        fixture.warnings().iter().any(|warning| warning.contains("selinux_options"))
+    };
+    assert!(labelled(true, false));
+    assert!(!labelled(false, false) && !labelled(true, true));
 }
 
 #[test]
