@@ -125,9 +125,9 @@ pub fn owner_of(record: ContainerRecord, parts: Arc<Parts>) -> (Handle, Actor) {
         _ => Told::found(record.ended.is_some()),
     };
     let (id, commands_of) = (record.id, command_sender);
-    let talks = Arc::new(tokio::sync::Semaphore::new(super::exec::MAX_TALKS));
+    let rooms = super::exec::Rooms::default();
     let handle =
-        Handle { id, commands: commands_of, creation, told: told.clone(), published, talks };
+        Handle { id, commands: commands_of, creation, told: told.clone(), published, rooms };
     let actor = Actor {
         record,
         parts,

@@ -43,6 +43,16 @@ pub enum ContainerError {
         /// Which.
         id: ContainerId,
     },
+    /// Too many commands run in it already.
+    #[error(
+        "container {id} has {limit} commands of this kind running; try again when one has ended"
+    )]
+    TooManyCommands {
+        /// Which.
+        id: ContainerId,
+        /// How many there are.
+        limit: usize,
+    },
     /// Not in this state.
     #[error("container {id} is {state:?}: cannot {request:?}")]
     WrongState {
@@ -261,6 +271,14 @@ pub enum ContainerError {
         /// The limit.
         seconds: u64,
     },
+    /// The runtime took too long to start a command.
+    #[error("a command in container {id} was not started within {seconds} s")]
+    ExecNotStarted {
+        /// Where.
+        id: ContainerId,
+        /// The limit.
+        seconds: u64,
+    },
     /// A command could not be started.
     #[error("exec in container {id}: {reason}")]
     ExecRefused {
@@ -294,7 +312,7 @@ impl Classify for ContainerError {
         match self {
             Self::NotFound { .. } | Self::Gone { .. } | Self::NoImage { .. } => Kind::NotFound,
             Self::Ambiguous(_) | Self::Request { .. } => Kind::Invalid,
-            Self::Busy { .. } => Kind::Exhausted,
+            Self::Busy { .. } | Self::TooManyCommands { .. } => Kind::Exhausted,
             Self::WrongState { .. } | Self::BelowUsage { .. } | Self::TargetEnded { .. } => {
                 Kind::WrongState
             }
@@ -310,7 +328,9 @@ impl Classify for ContainerError {
             | Self::Refused { .. }
             | Self::ExecRefused { .. } => Kind::Refused,
             Self::Plugins(source) => source.kind(),
-            Self::ExecTimedOut { .. } | Self::CheckpointTimedOut { .. } => Kind::TimedOut,
+            Self::ExecTimedOut { .. }
+            | Self::ExecNotStarted { .. }
+            | Self::CheckpointTimedOut { .. } => Kind::TimedOut,
             Self::NoCheckpoints { .. } => Kind::Unsupported,
             Self::CheckpointInFlight { .. } => Kind::WrongState,
             Self::Image { source, .. } => source.kind(),

@@ -27,7 +27,7 @@ use crate::steps::blocking;
 use super::record::{ContainerRecord, Ended};
 use super::state::State;
 use super::{
-    ContainerError, Containers, Key, Parts, actor, checkpoint, cleanup, remove, start, stop,
+    ContainerError, Containers, Key, Parts, actor, checkpoint, cleanup, exec, remove, start, stop,
     volumes,
 };
 
@@ -88,6 +88,7 @@ impl Containers {
         let restored = match state {
             State::Creating | State::Removing => abandon(parts, record).await.map(|()| None),
             _ => {
+                exec::sweep(&parts.layout.bundle(&id));
                 checkpoint::recover(parts, &record).await;
                 revive(parts, record).await.map(Some)
             }
