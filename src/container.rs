@@ -224,17 +224,22 @@ impl Containers {
     }
 
     /// Runs a command to its end, or until `timeout` (zero = none), and returns what it wrote.
+    ///
+    /// # Errors
+    /// [`ContainerError::TooManyCommands`] when too many others go on all the time.
     pub async fn exec_sync(
         &self,
         query: &IdQuery,
         command: Vec<String>,
         timeout: Duration,
     ) -> Result<ExecOutput, Shared> {
+        let handle = self.handle(query)?;
+        let room = handle.rooms.take(handle.id, exec::Purpose::Sync(timeout)).await?;
         let record = self.running(query, Request::Exec)?;
         let parts = self.parts.clone();
         // Detached: a client that hangs up leaves no process behind, because the work goes on to
         // its own deadline or until the command ends.
-        let work = async move { exec::exec_sync(&parts, &record, command, timeout).await };
+        let work = async move { exec::exec_sync(&parts, &record, command, timeout, room).await };
         match crate::steps::spawn("exec", work).await {
             Ok(Some(output)) => output.map_err(Arc::new),
             _ => Err(Arc::new(ContainerError::Panicked { verb: "exec" })),

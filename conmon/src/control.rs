@@ -10,16 +10,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use conmon::wire::MAX_FRAME;
-use conmon::{Reply, Request, SOCKET, WireError};
+use conmon::{MAX_CONNECTIONS, Reply, Request, SOCKET, WireError};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, IoSliceMut};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags};
 
 use crate::console::listen;
 use crate::fault::{Fault, Tried};
 use crate::poller::{Interest, Poller, Token};
-
-/// Clients at one time: the daemon's subscription, its short requests, and one per exec.
-const MAX_CLIENTS: usize = 64;
 
 /// Connections that wait to be taken; the loop takes them within a millisecond.
 const BACKLOG: i32 = 64;
@@ -70,10 +68,9 @@ impl Control {
             if !is_trusted(&socket) {
                 continue;
             }
-            let free = self.clients.iter().position(Option::is_none);
-            let slot = free.unwrap_or(self.clients.len());
+            let Some(slot) = self.free_slot() else { continue };
             let Ok(name) = Slot::try_from(slot) else { continue };
-            if slot >= MAX_CLIENTS || poller.add(&socket, Token::Client(name)).is_err() {
+            if poller.add(&socket, Token::Client(name)).is_err() {
                 continue;
             }
             let client = Client {
@@ -88,6 +85,19 @@ impl Control {
                 None => self.clients.push(Some(client)),
             }
         }
+    }
+
+    /// A place for a client; if all are taken, that of one that is gone. Its event may come after that
+    /// of the connection that it has made room for.
+    fn free_slot(&mut self) -> Option<usize> {
+        let free = self.clients.iter().position(Option::is_none);
+        let room = (self.clients.len() < MAX_CONNECTIONS).then_some(self.clients.len());
+        let is_gone = |it: &Option<Client>| it.as_ref().is_some_and(|it| has_hung_up(&it.socket));
+        let slot = free.or(room).or_else(|| self.clients.iter().position(is_gone))?;
+        if let Ok(name) = Slot::try_from(slot) {
+            self.close(name);
+        }
+        Some(slot)
     }
 
     /// Sends and receives what can be sent to and received from a client now.
@@ -226,4 +236,12 @@ impl Client {
 pub(crate) fn is_trusted(socket: &OwnedFd) -> bool {
     rustix::net::sockopt::socket_peercred(socket)
         .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+}
+
+/// Whether the other side has closed its connection, whatever events say of it.
+pub(crate) fn has_hung_up(socket: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut polled, Some(&now)).is_ok()
+        && polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }

@@ -38,6 +38,10 @@ pub use wire::{Reply, Request, WireError};
 /// The control socket in the monitor directory, a `SOCK_STREAM` unix socket of mode 0600.
 pub const SOCKET: &str = "ctl";
 
+/// Connections to the control socket at one time: the daemon's subscription, its short requests, and
+/// one per exec. One more is closed at once.
+pub const MAX_CONNECTIONS: usize = 64;
+
 /// The attach socket in the monitor directory, a `SOCK_STREAM` unix socket of mode 0600. It listens
 /// before the control socket exists: a monitor that has only that one is of an older version.
 pub const ATTACH: &str = "attach";

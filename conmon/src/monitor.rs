@@ -152,11 +152,17 @@ impl Monitor {
             }
             while let Some(token) = self.poller.take_event() {
                 self.on_event(token);
+                self.let_clients_go();
             }
             self.on_time(Instant::now());
-            while let Some(slot) = self.control.take_closed() {
-                self.execs.client_closed(slot);
-            }
+            self.let_clients_go();
+        }
+    }
+
+    /// Ends what clients that are gone had, before a new client in the place of one asks for anything.
+    fn let_clients_go(&mut self) {
+        while let Some(slot) = self.control.take_closed() {
+            self.execs.client_closed(slot);
         }
     }
 

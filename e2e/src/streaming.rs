@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// How long one read or write may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -79,6 +80,15 @@ impl WebSocket {
             answered.head
         );
         Ok(Self { stream: answered.stream })
+    }
+
+    /// Goes without a word of it in the protocol or in TCP: by a reset.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn reset(self) -> Result<()> {
+        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        Ok(setsockopt(&self.stream, sockopt::Linger, &linger)?)
     }
 
     /// Sends bytes on a channel.

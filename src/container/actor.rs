@@ -137,7 +137,7 @@ fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, B
         claim: claim.clone(),
         told: told.clone(),
         published,
-        talks: Arc::new(tokio::sync::Semaphore::new(super::exec::MAX_TALKS)),
+        rooms: super::exec::Rooms::default(),
     };
     let actor = Actor {
         record,

@@ -30,16 +30,14 @@ impl Containers {
     /// Runs a command for somebody who talks to it. The process is killed when it is dropped.
     ///
     /// # Errors
-    /// [`ContainerError::Busy`] when too many others go on all the time.
+    /// [`ContainerError::TooManyCommands`] when too many others go on all the time.
     pub async fn exec(
         &self,
         id: &ContainerId,
         command: Vec<String>,
         stdio: Stdio,
     ) -> Result<Process, Shared> {
-        let talks = self.handle(&id.into())?.talks;
-        let room = tokio::time::timeout(exec::TALK_WAIT, talks.acquire_owned()).await;
-        let Ok(Ok(room)) = room else { return Err(ContainerError::Busy { id: *id }.into()) };
+        let room = self.handle(&id.into())?.rooms.take(*id, exec::Purpose::Talk).await?;
         let record = self.running(&id.into(), Request::Exec)?;
         let parts = self.parts.clone();
         // Detached: a client that goes away meanwhile leaves no half of a start behind.

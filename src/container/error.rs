@@ -43,6 +43,16 @@ pub enum ContainerError {
         /// Which.
         id: ContainerId,
     },
+    /// Too many commands run in it already.
+    #[error(
+        "container {id} has {limit} commands of this kind running; try again when one has ended"
+    )]
+    TooManyCommands {
+        /// Which.
+        id: ContainerId,
+        /// How many there are.
+        limit: usize,
+    },
     /// Not in this state.
     #[error("container {id} is {state:?}: cannot {request:?}")]
     WrongState {
@@ -287,6 +297,14 @@ pub enum ContainerError {
         /// The limit.
         seconds: u64,
     },
+    /// The runtime took too long to start a command.
+    #[error("a command in container {id} was not started within {seconds} s")]
+    ExecNotStarted {
+        /// Where.
+        id: ContainerId,
+        /// The limit.
+        seconds: u64,
+    },
     /// A command could not be started.
     #[error("exec in container {id}: {reason}")]
     ExecRefused {
@@ -320,7 +338,7 @@ impl Classify for ContainerError {
         match self {
             Self::NotFound { .. } | Self::Gone { .. } | Self::NoImage { .. } => Kind::NotFound,
             Self::Ambiguous(_) | Self::Request { .. } | Self::Checkpoint { .. } => Kind::Invalid,
-            Self::Busy { .. } => Kind::Exhausted,
+            Self::Busy { .. } | Self::TooManyCommands { .. } => Kind::Exhausted,
             Self::WrongState { .. } | Self::BelowUsage { .. } | Self::TargetEnded { .. } => {
                 Kind::WrongState
             }
@@ -338,7 +356,9 @@ impl Classify for ContainerError {
             | Self::NotRestored { .. }
             | Self::ExecRefused { .. } => Kind::Refused,
             Self::Plugins(source) => source.kind(),
-            Self::ExecTimedOut { .. } | Self::CheckpointTimedOut { .. } => Kind::TimedOut,
+            Self::ExecTimedOut { .. }
+            | Self::ExecNotStarted { .. }
+            | Self::CheckpointTimedOut { .. } => Kind::TimedOut,
             Self::NoCheckpoints { .. } => Kind::Unsupported,
             Self::CheckpointInFlight { .. } => Kind::WrongState,
             Self::Image { source, .. } => source.kind(),

@@ -12,25 +12,21 @@ use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::net::unix::pipe;
+use tokio::time::Instant;
 
 use crate::monitor::{self, Exec, MonitorError};
-use crate::runtime::{EXEC_DEADLINE, ExecFiles, reason_in_log};
+use crate::runtime::{ExecFiles, reason_in_log};
 
 use super::{ContainerError, ContainerRecord, Parts, oci, start};
 
 mod process;
+mod room;
 mod sync;
 mod terminal;
 
 pub use process::{Ended, Input, Output, Process, Stdio, Terminal, start_process as start};
+pub use room::{Purpose, Room, Rooms};
 pub use sync::{ExecOutput, exec_sync};
-
-/// Commands of one container that somebody talks to at one time. A monitor holds 64 connections;
-/// the rest are for probes, for the log and for those who attach.
-pub const MAX_TALKS: usize = 32;
-
-/// How long one more waits for another to end.
-pub const TALK_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a killed command may take to be gone.
 const KILLED: Duration = Duration::from_secs(10);
@@ -38,21 +34,36 @@ const KILLED: Duration = Duration::from_secs(10);
 /// Numbers the files of execs in flight.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Has the monitor run the runtime's `exec`; `stdio` becomes the process's own.
+/// The names of such files begin so.
+const FILES: &str = "exec-";
+
+/// Has the monitor run the runtime's `exec`, all in all within `limit`; `stdio` becomes the process's
+/// own.
 async fn run_runtime(
     parts: &Parts,
     record: &ContainerRecord,
+    room: &Room,
     files: &Files,
     stdio: [OwnedFd; 3],
+    limit: Duration,
 ) -> Result<Exec, ContainerError> {
     let runtime = start::runtime(parts, record)?;
     let argv = runtime.exec_argv(&record.id, &files.0);
     let dir = parts.layout.monitor(&record.id);
-    let slot = runtime.slot().await;
-    let started = monitor::exec(&dir, argv, files.0.pid.clone(), EXEC_DEADLINE, stdio).await;
-    drop(slot);
+    let late = || ContainerError::ExecNotStarted { id: record.id, seconds: limit.as_secs() };
+    let until = Instant::now() + limit;
+    let turn = async { (room.start().await, runtime.slot().await) };
+    let turn = tokio::time::timeout_at(until, turn).await.map_err(|_| late())?;
+    let left = until.saturating_duration_since(Instant::now());
+    let started = monitor::exec(&dir, argv, files.0.pid.clone(), left, stdio).await;
+    drop(turn);
     match started {
         Ok(exec) => Ok(exec),
+        Err(MonitorError::Refused { .. } | MonitorError::TimedOut { .. })
+            if until <= Instant::now() =>
+        {
+            Err(late())
+        }
         Err(MonitorError::Refused { message }) => {
             let reason = reason_in_log(&files.0.log).await.unwrap_or(message);
             Err(ContainerError::ExecRefused { id: record.id, reason })
@@ -85,7 +96,7 @@ impl Files {
         command: &[String],
         console: Option<PathBuf>,
     ) -> Result<Self, ContainerError> {
-        let name = format!("exec-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{FILES}{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let file = |end: &str| bundle.join(format!("{name}.{end}"));
         let terminal = console.is_some();
         let (process, pid, log) = (file("json"), file("pid"), file("log"));
@@ -94,6 +105,18 @@ impl Files {
         let command = command.to_owned();
         crate::steps::blocking(move || describe(&config, &process, &command, terminal)).await?;
         Ok(files)
+    }
+}
+
+/// Removes what the commands of a daemon that was killed have left in `bundle`: their monitor has
+/// ended them by now, and the numbers begin again.
+pub fn sweep(bundle: &Path) {
+    // What cannot be listed or removed goes with the container.
+    let Ok(entries) = fs::read_dir(bundle) else { return };
+    for entry in entries.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(FILES.as_bytes()) {
+            fs::remove_file(entry.path()).ok();
+        }
     }
 }
 

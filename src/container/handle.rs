@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::claim::Claim;
 use crate::ids::ContainerId;
 use crate::nri::Told;
 
 use super::Shared;
+use super::exec::Rooms;
 use super::record::ContainerRecord;
 use super::spec::Resources;
 use super::state::Request;
@@ -79,8 +80,8 @@ pub struct Handle {
     pub told: Told,
     /// What its owner published last.
     pub published: watch::Receiver<Arc<ContainerRecord>>,
-    /// Room for commands that somebody talks to.
-    pub talks: Arc<Semaphore>,
+    /// Room for commands in it.
+    pub rooms: Rooms,
 }
 
 impl Handle {

@@ -27,8 +27,8 @@ use crate::steps::blocking;
 use super::record::{ContainerRecord, Ended, now_ns};
 use super::state::State;
 use super::{
-    ContainerError, Containers, Key, Parts, actor, checkpoint, cleanup, remove, restore, start,
-    stop, volumes,
+    ContainerError, Containers, Key, Parts, actor, checkpoint, cleanup, exec, remove, restore,
+    start, stop, volumes,
 };
 
 /// Containers looked at side by side.
@@ -88,6 +88,7 @@ impl Containers {
         let restored = match state {
             State::Creating | State::Removing => abandon(parts, record).await.map(|()| None),
             _ => {
+                exec::sweep(&parts.layout.bundle(&id));
                 checkpoint::recover(parts, &record).await;
                 revive(parts, record).await.map(Some)
             }

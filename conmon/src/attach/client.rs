@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use conmon::wire::MAX_MESSAGE;
 use conmon::wire::attach::{HEAD, Head, Hello, Kind, Source};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
 
@@ -195,10 +194,7 @@ impl Client {
     /// Whether it has closed its connection. Asked on every event: the event may have been meant
     /// for what the client was watched for earlier.
     pub(super) fn has_hung_up(&self) -> bool {
-        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut polled, Some(&now)).is_ok()
-            && polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+        crate::control::has_hung_up(&self.socket)
     }
 
     /// It is gone and gets nothing any more. Its last bytes may be read on.

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 
 use conmon::{Reply, Request};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::bundle::{Runtime, Wish};
 use crate::client::Client;
@@ -61,6 +62,25 @@ fn a_client_that_does_not_read_is_dropped() {
         assert!(sent < 10_000, "the monitor takes in requests without end");
     }
     assert!(answers(&container));
+}
+
+#[test]
+fn who_has_gone_makes_room_before_its_going_is_noticed() {
+    let container = sleeper();
+    let mut clients: Vec<Client> = (0..64).map(|_| Client::connect(&container.dir)).collect();
+    for client in &mut clients {
+        assert!(matches!(client.ask(&Request::Subscribe), Reply::State { .. }));
+    }
+    let monitor = Pid::from_child(&container.monitor);
+    // All of it happens while the monitor does not look.
+    kill_process(monitor, Signal::STOP).unwrap();
+    clients.truncate(44);
+    clients.extend((0..20).map(|_| Client::connect(&container.dir)));
+    clients[44..].iter_mut().for_each(|client| client.send(&Request::Subscribe));
+    kill_process(monitor, Signal::CONT).unwrap();
+    for (number, client) in clients[44..].iter_mut().enumerate() {
+        assert!(matches!(client.receive(), Some(Reply::State { .. })), "newcomer {number}");
+    }
 }
 
 #[test]

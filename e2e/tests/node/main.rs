@@ -13,6 +13,8 @@ mod crictl;
 mod daemon;
 mod events;
 mod every_rpc;
+mod execs;
+mod floods;
 mod images;
 mod lies;
 mod lifecycle;
@@ -145,6 +147,14 @@ fn main() -> ExitCode {
         streaming::a_removed_container_ends_its_sessions,
         streaming::a_thousand_dropped_clients_leave_nothing,
         streaming::tls_is_spoken_and_a_renewed_certificate_is_used,
+        execs::two_hundred_at_once_succeed_or_are_told_why_not,
+        execs::a_frozen_container_holds_up_its_own_commands_alone,
+        floods::output_without_end_is_cut_and_costs_what_it_may,
+        floods::a_hundred_thousand_sizes_are_one_and_leave_nothing,
+        floods::clients_that_attach_and_vanish_leave_nothing,
+        floods::resets_and_headers_without_end_harm_nobody_else,
+        sessions::a_killed_daemon_ends_its_sessions_and_not_the_container,
+        sessions::a_client_whose_network_falls_silent_is_given_up,
         sessions::a_person_at_a_terminal_attaches_types_resizes_and_leaves,
         userns::root_inside_is_nobody_outside,
         userns::volumes_show_the_pods_owners_or_are_refused,

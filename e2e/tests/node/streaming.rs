@@ -25,7 +25,7 @@ pub(crate) const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
 /// Channels of a WebSocket.
 pub(crate) const STDIN: u8 = 0;
 pub(crate) const STDOUT: u8 = 1;
-const RESIZE: u8 = 4;
+pub(crate) const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
 /// A container that sleeps, by `handler`.

@@ -140,25 +140,36 @@ fn everybody_else_is_served(node: &Node, bystander: &Running) -> Result<()> {
 }
 
 /// Freezes the control group that a process is in, and waits until it is.
-fn freeze(pid: u32) -> Result<()> {
+pub(crate) fn freeze(pid: u32) -> Result<()> {
+    set_frozen(pid, true)
+}
+
+/// Lets the processes of a frozen control group go on.
+pub(crate) fn thaw(pid: u32) -> Result<()> {
+    set_frozen(pid, false)
+}
+
+fn set_frozen(pid: u32, frozen: bool) -> Result<()> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let v1 = groups.lines().find_map(|line| line.split_once(":freezer:").map(|(_, group)| group));
     let v2 = groups.lines().find_map(|line| line.strip_prefix("0::"));
-    let (file, order, state, frozen) = match (v1, v2) {
+    let (file, order, state, reached) = match (v1, v2) {
         (Some(group), _) => {
             let file = PathBuf::from(format!("/sys/fs/cgroup/freezer{group}/freezer.state"));
-            (file.clone(), "FROZEN", file, "FROZEN")
+            let word = if frozen { "FROZEN" } else { "THAWED" };
+            (file.clone(), word, file, word)
         }
         (None, group) => {
             let dir = format!("/sys/fs/cgroup{}", group.context("no control group")?);
             let dir = PathBuf::from(dir);
-            (dir.join("cgroup.freeze"), "1", dir.join("cgroup.events"), "frozen 1")
+            let (order, reached) = if frozen { ("1", "frozen 1") } else { ("0", "frozen 0") };
+            (dir.join("cgroup.freeze"), order, dir.join("cgroup.events"), reached)
         }
     };
     fs::write(&file, order).with_context(|| format!("write {}", file.display()))?;
-    eventually("frozen", END, || {
+    eventually(order, END, || {
         let said = fs::read_to_string(&state)?;
-        ensure!(said.contains(frozen), "{said}");
+        ensure!(said.contains(reached), "{said}");
         Ok(())
     })
 }

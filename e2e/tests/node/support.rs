@@ -125,3 +125,17 @@ pub(crate) fn exec(node: &Node, container: &str, command: &[&str]) -> Result<Str
     );
     Ok(stdout)
 }
+
+/// Waits until a container has been looked at for its figures, whose files the daemon keeps open: it
+/// has all that it will have, and commands have been run in it.
+pub(crate) fn settled(node: &Node, running: &Running) -> Result<()> {
+    exec(node, &running.id, &["/bin/true"])?;
+    eventually("figures of the container and its pod", END, || {
+        let pod = node.cri().pod_stats(&running.pod)?.linux.context("none of the pod")?;
+        // A rate takes two looks.
+        for cpu in [node.cri().container_stats(&running.id)?.cpu, pod.cpu] {
+            cpu.and_then(|cpu| cpu.usage_nano_cores).context("no rate of processor time")?;
+        }
+        Ok(())
+    })
+}

@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::monitor::Exec;
+use crate::runtime::EXEC_DEADLINE;
 
 use super::super::{ContainerError, ContainerRecord, Parts};
 use super::terminal::Console;
-use super::{Files, KILLED, NEXT, monitor_error, no_pipe, pipe_pair, read_pipe, run_runtime};
+use super::{
+    FILES, Files, KILLED, NEXT, Room, monitor_error, no_pipe, pipe_pair, read_pipe, run_runtime,
+};
 
 pub use super::terminal::Terminal;
 
@@ -65,7 +67,7 @@ pub struct Process {
     /// The terminal, to resize it.
     pub terminal: Option<Terminal>,
     /// Its place among the container's commands.
-    _room: OwnedSemaphorePermit,
+    _room: Room,
 }
 
 /// How a process ended.
@@ -84,7 +86,7 @@ pub async fn start_process(
     record: &ContainerRecord,
     command: Vec<String>,
     stdio: Stdio,
-    room: OwnedSemaphorePermit,
+    room: Room,
 ) -> Result<Process, ContainerError> {
     let operation = parts.operations.begin("exec", record.id);
     operation.step("files");
@@ -99,7 +101,7 @@ async fn with_pipes(
     record: &ContainerRecord,
     command: &[String],
     stdin: bool,
-    room: OwnedSemaphorePermit,
+    room: Room,
 ) -> Result<Process, ContainerError> {
     let files = Files::write(&parts.layout.bundle(&record.id), command, None).await?;
     let (out_read, out_write) = read_pipe(record)?;
@@ -110,7 +112,8 @@ async fn with_pipes(
         // An input that has ended.
         false => None,
     };
-    let exec = run_runtime(parts, record, &files, [in_read, out_write, err_write]).await?;
+    let stdio = [in_read, out_write, err_write];
+    let exec = run_runtime(parts, record, &room, &files, stdio, EXEC_DEADLINE).await?;
     Ok(Process {
         exec,
         record: record.clone(),
@@ -126,14 +129,14 @@ async fn with_terminal(
     parts: &Arc<Parts>,
     record: &ContainerRecord,
     command: &[String],
-    room: OwnedSemaphorePermit,
+    room: Room,
 ) -> Result<Process, ContainerError> {
     let bundle = parts.layout.bundle(&record.id);
     let failed = |action| {
         let path = bundle.clone();
         move |source| ContainerError::File { action, path, source }
     };
-    let name = format!("exec-{}.tty", NEXT.fetch_add(1, Ordering::Relaxed));
+    let name = format!("{FILES}{}.tty", NEXT.fetch_add(1, Ordering::Relaxed));
     let console = Console::bind(&bundle, &name).map_err(failed("make a console socket in"))?;
     let path: PathBuf = console.path().to_owned();
     let files = Files::write(&bundle, command, Some(path)).await?;
@@ -142,7 +145,8 @@ async fn with_terminal(
     let (in_read, _) = pipe_pair(record)?;
     let (_words, out) = pipe_pair(record)?;
     let err = out.try_clone().map_err(|source| no_pipe(record, source))?;
-    let exec = run_runtime(parts, record, &files, [in_read, out, err]).await?;
+    let stdio = [in_read, out, err];
+    let exec = run_runtime(parts, record, &room, &files, stdio, EXEC_DEADLINE).await?;
     let terminal = console.receive().await.map_err(failed("receive a terminal in"))?;
     Ok(Process {
         exec,

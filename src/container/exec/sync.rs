@@ -12,9 +12,10 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
 use crate::monitor::ExecExit;
+use crate::runtime::EXEC_DEADLINE;
 
 use super::super::{ContainerError, ContainerRecord, Parts};
-use super::{Files, kill, monitor_error, pipe_pair, read_pipe, run_runtime};
+use super::{Files, Room, kill, monitor_error, pipe_pair, read_pipe, run_runtime};
 
 /// Both streams together. The kubelet and crictl refuse a reply over 16 MiB; the rest of the reply
 /// needs a few bytes.
@@ -22,6 +23,10 @@ const OUTPUT_BOUND: usize = (16 << 20) - 4096;
 
 /// How long output may go on after the command has ended, when a child of it holds the pipe.
 const DRAIN: Duration = Duration::from_millis(200);
+
+/// What the start of a command may take on top of its own time: a busy node is no reason for a probe
+/// to fail.
+const START_GRACE: Duration = Duration::from_secs(5);
 
 /// What a command came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,12 +39,14 @@ pub struct ExecOutput {
     pub code: i32,
 }
 
-/// Runs `command` in the container of `record`; a `timeout` of zero is none.
+/// Runs `command` in the container of `record`; a `timeout` of zero is none. It holds `room` to its
+/// end.
 pub async fn exec_sync(
     parts: &Arc<Parts>,
     record: &ContainerRecord,
     command: Vec<String>,
     timeout: Duration,
+    room: Room,
 ) -> Result<ExecOutput, ContainerError> {
     let operation = parts.operations.begin("exec", record.id);
     let first = command.first().cloned().unwrap_or_default();
@@ -52,7 +59,16 @@ pub async fn exec_sync(
     let (in_read, _) = pipe_pair(record)?;
     let stdio = [in_read, out_write, err_write];
     operation.step("start");
-    let mut process = run_runtime(parts, record, &files, stdio).await?;
+    let timed_out =
+        || ContainerError::ExecTimedOut { command: first.clone(), seconds: timeout.as_secs() };
+    let limit = match timeout {
+        Duration::ZERO => EXEC_DEADLINE,
+        timeout => EXEC_DEADLINE.min(timeout.saturating_add(START_GRACE)),
+    };
+    let mut process = match run_runtime(parts, record, &room, &files, stdio, limit).await {
+        Err(ContainerError::ExecNotStarted { .. }) if !timeout.is_zero() => return Err(timed_out()),
+        started => started?,
+    };
     let stdout = collect(out_read, budget.clone());
     let stderr = collect(err_read, budget);
     operation.step("wait");
@@ -64,8 +80,7 @@ pub async fn exec_sync(
             Err(_) => {
                 operation.step("kill");
                 kill(record, &mut process).await?;
-                let seconds = timeout.as_secs();
-                return Err(ContainerError::ExecTimedOut { command: first, seconds });
+                return Err(timed_out());
             }
         }
     };

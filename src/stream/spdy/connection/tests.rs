@@ -209,6 +209,30 @@ async fn more_streams_than_allowed_are_refused_and_later_ones_taken() {
 }
 
 #[tokio::test]
+async fn a_hundred_thousand_streams_that_are_reset_at_once_leave_nothing() {
+    let (mut client, mut served) = connect();
+    let taking = tokio::spawn(async move {
+        let mut taken = 0;
+        while let Some(mut opened) = served.opened.recv().await {
+            assert_eq!(opened.inbox.next().await, Err(Gone));
+            taken += 1;
+        }
+        taken
+    });
+    for stream in (1..200_000_u32).step_by(2) {
+        let syn = client.syn(stream, &[("streamtype", "data")]);
+        let reset = control(3, 0, &[stream.to_be_bytes(), 5_u32.to_be_bytes()].concat());
+        client.write(&[syn, reset].concat()).await;
+        assert_eq!(client.read().await.map(|f| (f.0, f.1)), Some((2, stream)));
+    }
+    // There is room, and the connection is in step.
+    client.write(&control(6, 0, &7_u32.to_be_bytes())).await;
+    assert_eq!(client.read().await.map(|f| (f.0, f.1)), Some((6, 7)));
+    drop(client);
+    assert_eq!(taking.await.expect("no panic"), 100_000);
+}
+
+#[tokio::test]
 async fn a_client_that_counts_is_not_sent_more_than_it_allows() {
     let (mut client, mut served) = connect();
     // An initial window of 10 bytes.

@@ -1,0 +1,125 @@
+//! Room for commands in one container: how many there are at one time, and how many of them are being
+//! started.
+//!
+//! A command has a connection to the container's monitor for as long as it lives, and a monitor holds
+//! a bounded number of connections. Commands of both kinds have room of their own, so that people
+//! never keep a probe out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conmon::MAX_CONNECTIONS;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use super::super::ContainerError;
+use crate::ids::ContainerId;
+
+/// Commands of one container that somebody talks to at one time.
+const MAX_TALKS: usize = 32;
+
+/// Commands of one container that are run to their end at one time: probes and hooks.
+const MAX_SYNCS: usize = 24;
+
+/// What else connects to a monitor: who waits for the exit, and short requests such as the log's.
+const OTHERS: usize = 8;
+
+const _: () = assert!(MAX_TALKS + MAX_SYNCS + OTHERS <= MAX_CONNECTIONS);
+
+/// Commands of one container that are being started at one time. A start that hangs (in a frozen
+/// container, on a mount that does not answer) keeps one of the node's slots for runtimes; a node with
+/// one processor has four.
+const MAX_STARTS: usize = 2;
+
+/// How long one more waits for another to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a command is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Somebody talks to it.
+    Talk,
+    /// It is run to its end, within this time; zero = however long that takes.
+    Sync(Duration),
+}
+
+/// The room of one container.
+#[derive(Clone, Debug)]
+pub struct Rooms {
+    talks: Arc<Semaphore>,
+    syncs: Arc<Semaphore>,
+    starts: Arc<Semaphore>,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        let [talks, syncs, starts] =
+            [MAX_TALKS, MAX_SYNCS, MAX_STARTS].map(|room| Arc::new(Semaphore::new(room)));
+        Self { talks, syncs, starts }
+    }
+}
+
+/// The place of one command among its container's; given back when dropped.
+#[derive(Debug)]
+pub struct Room {
+    _place: OwnedSemaphorePermit,
+    starts: Arc<Semaphore>,
+}
+
+impl Rooms {
+    /// A place for a command in the container `id`; waits a while for another to end.
+    ///
+    /// # Errors
+    /// [`ContainerError::TooManyCommands`] when none does.
+    pub async fn take(&self, id: ContainerId, purpose: Purpose) -> Result<Room, ContainerError> {
+        let (places, limit, patience) = match purpose {
+            Purpose::Talk => (&self.talks, MAX_TALKS, PATIENCE),
+            Purpose::Sync(Duration::ZERO) => (&self.syncs, MAX_SYNCS, PATIENCE),
+            // Who gives the command little time does not want to wait for longer.
+            Purpose::Sync(timeout) => (&self.syncs, MAX_SYNCS, PATIENCE.min(timeout)),
+        };
+        match tokio::time::timeout(patience, places.clone().acquire_owned()).await {
+            Ok(Ok(place)) => Ok(Room { _place: place, starts: self.starts.clone() }),
+            _ => Err(ContainerError::TooManyCommands { id, limit }),
+        }
+    }
+}
+
+impl Room {
+    /// Waits until the command's turn to be started has come.
+    pub async fn start(&self) -> SemaphorePermit<'_> {
+        self.starts.acquire().await.expect("the semaphore is never closed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_container_says_which_it_is_and_how_many_it_has() {
+        let (rooms, id) = (Rooms::default(), ContainerId::random());
+        let hasty = Purpose::Sync(Duration::from_millis(1));
+        let mut taken = Vec::new();
+        for _ in 0..MAX_SYNCS {
+            taken.push(rooms.take(id, hasty).await.expect("room"));
+        }
+        let words = rooms.take(id, hasty).await.expect_err("full").to_string();
+        assert!(words.contains(&id.to_string()) && words.contains("24"), "{words}");
+        rooms.take(id, Purpose::Talk).await.expect("people have room of their own");
+        let (waiting, _) = tokio::join!(rooms.take(id, Purpose::Sync(Duration::ZERO)), async {
+            drop(taken.pop());
+        });
+        waiting.expect("one has ended");
+    }
+
+    #[tokio::test]
+    async fn few_are_started_at_one_time() {
+        let (rooms, id) = (Rooms::default(), ContainerId::random());
+        let room = rooms.take(id, Purpose::Talk).await.expect("room");
+        let starts = (room.start().await, room.start().await);
+        let third = tokio::time::timeout(Duration::from_millis(10), room.start()).await;
+        assert!(third.is_err(), "a third one");
+        drop(starts);
+        drop(room.start().await);
+    }
+}
