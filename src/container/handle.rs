@@ -16,7 +16,7 @@ use super::spec::Resources;
 use super::state::Request;
 
 /// Requests that may wait for one container. The kubelet has one worker a pod; people add a few.
-pub const MAILBOX: usize = 16;
+pub const MAILBOX: usize = 64;
 
 /// How a request is answered.
 pub type Reply = oneshot::Sender<Result<(), Shared>>;

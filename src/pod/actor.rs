@@ -25,7 +25,7 @@ use super::state::{Request, State, Verdict, admit};
 use super::{Parts, PodError, Shared, remove, run, stop};
 
 /// Requests that may wait for one pod.
-const MAILBOX: usize = 16;
+const MAILBOX: usize = 64;
 
 /// Requests that may wait for a step of one pod to end.
 const MAX_DEFERRED: usize = 64;

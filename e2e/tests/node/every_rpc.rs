@@ -67,7 +67,7 @@ const ROWS: &[Row] = &[
     // Not part of this version.
     ("CheckpointContainer", InvalidArgument, Nothing),
     ("CheckpointPod", InvalidArgument, Nothing),
-    ("RestorePod", Unimplemented, Nothing),
+    ("RestorePod", InvalidArgument, Nothing),
     (
         "StopPodSandbox",
         InvalidArgument,
