@@ -92,13 +92,13 @@ pub(crate) fn a_frozen_container_holds_up_its_own_commands_alone(fixture: &Fixtu
         let url = exec_url(&node, &frozen.id, "echo ready; sleep 4723", true)?;
         drop(WebSocket::open(&url, "v4.channel.k8s.io")?);
         thread::scope(|scope| {
-            let command = || run(&node, &frozen, "sleep 4723", 5);
+            let command = || run(&node, &frozen, "sleep 4723", 10);
             let threads: Vec<_> = (0..COMMANDS).map(|_| scope.spawn(command)).collect();
             // Others run their commands meanwhile, and come and go.
             succeeds(&node, &other)?;
             let third = sleeper(&node, fixture, handler, "third")?;
             node.cri().drop_pod(&third.pod)?;
-            let waiting = threads.iter().any(|thread| !thread.is_finished());
+            let waiting = threads.iter().all(|thread| !thread.is_finished());
             for thread in threads {
                 let refused = thread.join().expect("no panic").err().context("it ran")?;
                 // The one runtime refuses, the other waits until it is killed.
