@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -15,6 +16,10 @@ const MAX_WORKERS: usize = 4;
 /// Threads for system calls that block (unpacking, mounts); each is busy with one object, so this
 /// bounds how many slow disks can hold up at once, not how fast a healthy one is.
 const MAX_BLOCKING: usize = 128;
+
+/// After this an idle one of them ends. Work goes to the one that is idle longest, so with samples
+/// taken all the time a longer wait would keep every thread of a busy moment for good.
+const KEEP_BLOCKING: Duration = Duration::from_secs(1);
 
 /// Enough for every call depth here (parsers bound theirs at 128 levels), and below the 2 MiB from
 /// which transparent huge pages would make every stack resident.
@@ -58,6 +63,7 @@ fn runtime(workers: usize) -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(MAX_BLOCKING)
+        .thread_keep_alive(KEEP_BLOCKING)
         .thread_stack_size(STACK_BYTES)
         .thread_name("crisol")
         .enable_all()
