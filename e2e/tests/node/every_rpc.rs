@@ -64,7 +64,6 @@ const ROWS: &[Row] = &[
     ("PullImage", InvalidArgument, Nothing),
     ("RemoveImage", InvalidArgument, Nothing),
     ("RunPodSandbox", InvalidArgument, Nothing),
-    // Not part of this version.
     ("CheckpointContainer", InvalidArgument, Nothing),
     ("CheckpointPod", InvalidArgument, Nothing),
     ("RestorePod", InvalidArgument, Nothing),
