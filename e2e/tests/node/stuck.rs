@@ -56,22 +56,7 @@ pub(crate) fn a_mount_that_never_answers_holds_up_its_own_container_alone(
 pub(crate) fn a_runtime_that_never_returns_holds_up_its_own_container_alone(
     fixture: &Fixture,
 ) -> Result<()> {
-    let dir = fixture.dir();
-    let (program, stuck) = (dir.join("hanging-runc"), dir.join("hanging-runc.stuck"));
-    let script = format!(
-        "#!/bin/sh\ncase \" $* \" in *' start '*)\n    while [ -e {stuck} ]; do sleep 0.1; done\nesac\n\
-         exec /usr/sbin/runc \"$@\"\n",
-        stuck = stuck.display()
-    );
-    fs::write(&program, script)?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-    fs::write(&stuck, "")?;
-    let config = format!(
-        "[runtime.handlers.hanging]\ntype = \"oci\"\npath = \"{}\"\nroot = \"{}\"\n",
-        program.display(),
-        dir.join("hanging-root").display()
-    );
-    let node = fixture.own_node(Options { config, ..Options::default() })?;
+    let (node, stuck) = hanging_in(fixture, "start")?;
     let image = fixture.busybox(&node)?;
     let bystander = sleeper(&node, &image, "bystander")?;
     let pod_config = request::host_network_pod(&node, "stuck");
@@ -87,6 +72,61 @@ pub(crate) fn a_runtime_that_never_returns_holds_up_its_own_container_alone(
     })?;
     ensure!(node.cri().container(&running.id)?.state() == pb::ContainerState::ContainerRunning);
     Ok(node.cri().drop_pod(&pod)?)
+}
+
+pub(crate) fn a_runtime_that_hangs_in_an_exec_holds_up_its_own_container_alone(
+    fixture: &Fixture,
+) -> Result<()> {
+    /// More than the node has slots for runtimes.
+    const COMMANDS: usize = 20;
+    let (node, stuck) = hanging_in(fixture, "exec")?;
+    let image = fixture.busybox(&node)?;
+    let bystander = sleeper(&node, &image, "bystander")?;
+    let pod_config = request::host_network_pod(&node, "stuck");
+    let pod = node.cri().run_pod_with(&pod_config, "hanging")?;
+    let config = request::container("c", &image, &["/bin/sleep", "1000"]);
+    let running = support::add(&node, &pod, &pod_config, config)?;
+    node.cri().start(&running.id)?;
+    thread::scope(|scope| {
+        let command = || {
+            node.cri().exec_rpc(pb::ExecSyncRequest {
+                container_id: running.id.clone(),
+                cmd: vec!["/bin/true".to_owned()],
+                timeout: 10,
+            })
+        };
+        let threads: Vec<_> = (0..COMMANDS).map(|_| scope.spawn(command)).collect();
+        support::exec(&node, &bystander.id, &["/bin/true"])?;
+        ensure!(threads.iter().all(|it| !it.is_finished()), "others had to wait for them");
+        for thread in threads {
+            let late = thread.join().expect("no panic").err().context("it ran")?;
+            ensure!(late.code() == Code::DeadlineExceeded, "{late:?}");
+        }
+        anyhow::Ok(())
+    })?;
+    fs::remove_file(&stuck)?;
+    support::exec(&node, &running.id, &["/bin/true"])?;
+    Ok(node.cri().drop_pod(&pod)?)
+}
+
+/// A node with the handler `hanging`, whose runtime does not return from `verb` while a file is there.
+fn hanging_in(fixture: &Fixture, verb: &str) -> Result<(Node, PathBuf)> {
+    let dir = fixture.dir();
+    let (program, stuck) = (dir.join("hanging-runc"), dir.join("hanging-runc.stuck"));
+    let script = format!(
+        "#!/bin/sh\ncase \" $* \" in *' {verb} '*)\n    while [ -e {stuck} ]; do sleep 0.1; done\nesac\n\
+         exec /usr/sbin/runc \"$@\"\n",
+        stuck = stuck.display()
+    );
+    fs::write(&program, script)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    fs::write(&stuck, "")?;
+    let config = format!(
+        "[runtime.handlers.hanging]\ntype = \"oci\"\npath = \"{}\"\nroot = \"{}\"\n",
+        program.display(),
+        dir.join("hanging-root").display()
+    );
+    Ok((fixture.own_node(Options { config, ..Options::default() })?, stuck))
 }
 
 pub(crate) fn a_frozen_container_holds_up_nobody_and_can_be_stopped(

@@ -25,9 +25,9 @@ const OTHERS: usize = 8;
 
 const _: () = assert!(MAX_TALKS + MAX_SYNCS + OTHERS <= MAX_CONNECTIONS);
 
-/// Commands of one container that are being started at one time. A start that hangs (in a frozen
-/// container, on a mount that does not answer) keeps one of the node's slots for runtimes; a node with
-/// one processor has four.
+/// Commands of one container that are being started at one time. A start that hangs (a runtime that
+/// waits for a frozen container, a mount that does not answer) keeps one of the node's slots for
+/// runtimes; a node with one processor has four.
 const MAX_STARTS: usize = 2;
 
 /// How long one more waits for another to end.
