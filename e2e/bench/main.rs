@@ -31,7 +31,7 @@ const POD_BUDGET_MS: f64 = 15.0;
 /// PSS of one monitor.
 const MONITOR_BUDGET_MIB: f64 = 0.6;
 /// PSS of the daemon with 50 pods.
-const DAEMON_BUDGET_MIB: f64 = 40.0;
+const DAEMON_BUDGET_MIB: f64 = 25.0;
 /// Between rounds: the kernel finishes the teardown of the last one.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Both handlers of a node.

@@ -63,7 +63,10 @@ pub(crate) fn run(
         theirs = measure(peer.socket(), node, arguments, keep)?;
         match images_at_once(peer.socket(), node, arguments, keep) {
             Ok(medians) => theirs.extend(medians),
-            Err(error) => println!("containerd fails with {AT_ONCE} images at once: {error:#}"),
+            Err(_) => println!(
+                "containerd fails with {AT_ONCE} images at once; why is in {}/critest.log",
+                keep.display()
+            ),
         }
     }
     println!("median of {ROUNDS} (images {IMAGES})      crisol  containerd");
