@@ -178,6 +178,7 @@ impl Daemon {
             host: host.clone(),
             plugins: plugins.clone(),
             operations: operations.clone(),
+            outputs: container::exec::Outputs::default(),
             events: events.of_containers(),
             metrics: metrics.clone(),
         }));

@@ -25,7 +25,7 @@ mod sync;
 mod terminal;
 
 pub use process::{Ended, Input, Output, Process, Stdio, Terminal, start_process as start};
-pub use room::{Purpose, Room, Rooms};
+pub use room::{Outputs, Purpose, Room, Rooms, Share};
 pub use sync::{ExecOutput, exec_sync};
 
 /// How long a killed command may take to be gone.

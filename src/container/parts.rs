@@ -21,6 +21,7 @@ use crate::runtime::criu::Criu;
 use crate::steps::Operations;
 
 use super::ContainerRecord;
+use super::exec::Outputs;
 
 /// Shared by all containers; nothing in here changes.
 pub struct Parts {
@@ -46,6 +47,8 @@ pub struct Parts {
     pub plugins: Plugins,
     /// Work in flight.
     pub operations: Operations,
+    /// Room for the output of commands.
+    pub outputs: Outputs,
     /// Where owners hand in what they publish.
     pub events: Publisher<(PodId, ContainerId), ContainerRecord>,
     /// Where ends for want of memory and leftovers are counted.

@@ -6,13 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio_stream::Iter;
 use tonic::{Request, Response, Status};
 
-use crate::image::{Image, Images, PullRequest};
+use crate::image::{Image, ImageError, Images, PullRequest};
 use crate::stats::WritableLayers;
 
 use super::convert::{self, view};
 use super::pb;
 use super::pb::image_service_server::ImageService;
-use super::status::{invalid, status};
+use super::status::{status};
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -107,7 +107,7 @@ impl ImageService for ImageStore {
         let removal = async move { images.remove(&reference).await };
         match crate::steps::spawn("remove image", removal).await {
             Ok(Some(removed)) => removed.map_err(|error| status(&error))?,
-            _ => return Err(invalid("image: removing it ended in a panic; see the log")),
+            _ => return Err(status(&ImageError::Panicked)),
         }
         Ok(Response::new(pb::RemoveImageResponse {}))
     }

@@ -1,5 +1,5 @@
-//! Room for commands in one container: how many there are at one time, and how many of them are being
-//! started.
+//! Room for commands: how many there are at one time in one container, how many of them are being
+//! started, and how much of the output of all is kept.
 //!
 //! A command has a connection to the container's monitor for as long as it lives, and a monitor holds
 //! a bounded number of connections. Commands of both kinds have room of their own, so that people
@@ -32,6 +32,54 @@ const MAX_STARTS: usize = 2;
 
 /// How long one more waits for another to end.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is counted of output at once.
+const PAGE: usize = 64 << 10;
+
+/// Output that is kept at one time on the whole node, in pages: sixteen times what one command may
+/// have (R33). What commands write is up to their containers.
+const MAX_PAGES: usize = (256 << 20) / PAGE;
+
+/// Room for the output of all commands of the node.
+#[derive(Clone, Debug)]
+pub struct Outputs(Arc<Semaphore>);
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Self::of(MAX_PAGES)
+    }
+}
+
+impl Outputs {
+    fn of(pages: usize) -> Self {
+        Self(Arc::new(Semaphore::new(pages)))
+    }
+
+    /// Room for what one stream writes.
+    pub fn share(&self) -> Share {
+        Share { all: self.0.clone(), taken: Vec::new() }
+    }
+}
+
+/// The part of the room that one stream has taken; given back when dropped.
+#[derive(Debug)]
+pub struct Share {
+    all: Arc<Semaphore>,
+    taken: Vec<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    /// How many of `more` bytes still can be kept after `kept` have been.
+    pub fn room(&mut self, kept: usize, more: usize) -> usize {
+        while kept + more > self.taken.len() * PAGE {
+            match self.all.clone().try_acquire_owned() {
+                Ok(page) => self.taken.push(page),
+                Err(_) => return self.taken.len() * PAGE - kept,
+            }
+        }
+        more
+    }
+}
 
 /// What a command is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +158,20 @@ mod tests {
             drop(taken.pop());
         });
         waiting.expect("one has ended");
+    }
+
+    #[test]
+    fn output_of_all_is_kept_as_far_as_there_is_room() {
+        let outputs = Outputs::of(3);
+        let (mut one, mut other) = (outputs.share(), outputs.share());
+        assert_eq!(one.room(0, 10), 10);
+        assert_eq!(one.room(10, PAGE), PAGE);
+        assert_eq!(other.room(0, PAGE + 1), PAGE);
+        assert_eq!(other.room(PAGE, 1), 0);
+        drop(one);
+        assert_eq!(other.room(PAGE, 1), 1);
+        drop(other);
+        assert_eq!(outputs.0.available_permits(), 3);
     }
 
     #[tokio::test]

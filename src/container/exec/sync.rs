@@ -3,8 +3,8 @@
 //! Output past the bound is read and dropped; a child of the command that keeps the pipe open does
 //! not keep the caller waiting.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -15,7 +15,7 @@ use crate::monitor::ExecExit;
 use crate::runtime::EXEC_DEADLINE;
 
 use super::super::{ContainerError, ContainerRecord, Parts};
-use super::{Files, Room, kill, monitor_error, pipe_pair, read_pipe, run_runtime};
+use super::{Files, Outputs, Room, Share, kill, monitor_error, pipe_pair, read_pipe, run_runtime};
 
 /// Both streams together. The kubelet and crictl refuse a reply over 16 MiB; the rest of the reply
 /// needs a few bytes.
@@ -69,8 +69,8 @@ pub async fn exec_sync(
         Err(ContainerError::ExecNotStarted { .. }) if !timeout.is_zero() => return Err(timed_out()),
         started => started?,
     };
-    let stdout = collect(out_read, budget.clone());
-    let stderr = collect(err_read, budget);
+    let mut stdout = collect(out_read, budget.clone(), &parts.outputs);
+    let mut stderr = collect(err_read, budget, &parts.outputs);
     operation.step("wait");
     let exit = if timeout.is_zero() {
         process.wait().await
@@ -93,13 +93,19 @@ pub async fn exec_sync(
 /// The reading of one stream.
 struct Collected {
     reader: JoinHandle<()>,
-    bytes: Arc<std::sync::Mutex<Vec<u8>>>,
+    kept: Arc<Mutex<Kept>>,
 }
 
-/// Reads a stream to its end, keeping what the shared budget allows.
-fn collect(mut stream: pipe::Receiver, budget: Arc<AtomicUsize>) -> Collected {
-    let bytes = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let kept = bytes.clone();
+/// What was read of it, with the room that this takes.
+struct Kept {
+    bytes: Vec<u8>,
+    share: Share,
+}
+
+/// Reads a stream to its end, keeping what the command's budget and the node's room allow.
+fn collect(mut stream: pipe::Receiver, budget: Arc<AtomicUsize>, outputs: &Outputs) -> Collected {
+    let kept = Arc::new(Mutex::new(Kept { bytes: Vec::new(), share: outputs.share() }));
+    let filled = kept.clone();
     let reader = tokio::spawn(async move {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(read @ 1..) = stream.read(&mut buffer).await {
@@ -108,21 +114,26 @@ fn collect(mut stream: pipe::Receiver, budget: Arc<AtomicUsize>) -> Collected {
                     Some(left - left.min(read))
                 })
                 .map_or(0, |left| left.min(read));
-            let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            kept.extend_from_slice(&buffer[..allowed]);
+            let Kept { bytes, share } = &mut *lock(&filled);
+            let allowed = share.room(bytes.len(), allowed);
+            bytes.extend_from_slice(&buffer[..allowed]);
         }
     });
-    Collected { reader, bytes }
+    Collected { reader, kept }
 }
 
 impl Collected {
     /// Everything up to the end of the stream, or up to now when its end does not come.
-    async fn rest(mut self) -> Vec<u8> {
+    async fn rest(&mut self) -> Vec<u8> {
         if tokio::time::timeout(DRAIN, &mut self.reader).await.is_err() {
             self.reader.abort();
         }
-        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        std::mem::take(&mut lock(&self.kept).bytes)
     }
+}
+
+fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Collected {
