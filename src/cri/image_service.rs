@@ -12,7 +12,7 @@ use crate::stats::WritableLayers;
 use super::convert::{self, view};
 use super::pb;
 use super::pb::image_service_server::ImageService;
-use super::status::{status};
+use super::status::status;
 
 type Reply<T> = Result<Response<T>, Status>;
 
