@@ -13,7 +13,7 @@ use e2e::raw::{Patience, Raw};
 use e2e::request;
 use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
-use tonic::Code::{self, FailedPrecondition, InvalidArgument, NotFound, Ok as Fine, Unimplemented};
+use tonic::Code::{self, FailedPrecondition, InvalidArgument, NotFound, Ok as Fine};
 use tonic::Status;
 
 use crate::support::{Running, add};

@@ -5,12 +5,13 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
 use e2e::cri::image_spec;
-use e2e::host;
 use e2e::liar::{Liar, Lie};
 use e2e::node::{Node, Options};
 use e2e::runner::Fixture;
+use e2e::{host, request};
+use tonic::Code;
 
-use crate::support::shell;
+use crate::support::{run, shell};
 
 pub(crate) fn layers_of_every_compression_and_manifest_kind_unpack_alike(
     fixture: &Fixture,
@@ -168,6 +169,42 @@ fn what_an_image_says_of_its_user(node: &Node, fixture: &Fixture) -> Result<()> 
         serde_json::from_str(answer.info.get("info").context("no info")?)?;
     ensure!(info["imageSpec"]["config"]["User"] == "app", "{info}");
     Ok(node.cri().remove_image(&user)?)
+}
+
+pub(crate) fn an_image_stays_for_as_long_as_a_container_uses_it(fixture: &Fixture) -> Result<()> {
+    let mut node = fixture.own_node(Options::default())?;
+    let image = fixture.busybox(&node)?;
+    let volume = fixture.image("layered:latest");
+    node.cri().pull(&volume)?;
+    let mut config = request::shell("user", &image, "while true; do sleep 0.1; done");
+    config.mounts = vec![pb::Mount {
+        container_path: "/volume".to_owned(),
+        image: Some(image_spec(&volume)),
+        readonly: true,
+        ..Default::default()
+    }];
+    let running = run(&node, config)?;
+    let refused = |node: &Node| -> Result<()> {
+        for name in [&image, &volume] {
+            let error = node.cri().remove_image(name).expect_err(name);
+            ensure!(error.code() == Code::FailedPrecondition, "{error:?}");
+            ensure!(error.message().contains("in use"), "{error:?}");
+        }
+        Ok(())
+    };
+    refused(&node)?;
+    node.kill9()?;
+    node.spawn()?;
+    refused(&node)?;
+    ensure!(node.cri().exec(&running.id, &["/bin/ls", "/volume"])?.exit_code == 0);
+    // Also one that has ended: it may be looked into, and its record names the image.
+    node.cri().stop(&running.id, 0)?;
+    refused(&node)?;
+    node.cri().drop_pod(&running.pod)?;
+    node.cri().remove_image(&image)?;
+    node.cri().remove_image(&volume)?;
+    ensure!(node.cri().images()?.is_empty());
+    Ok(())
 }
 
 pub(crate) fn plain_http_is_only_spoken_where_the_configuration_says_so(

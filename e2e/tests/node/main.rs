@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         images::bearer_tokens_are_fetched_and_used,
         images::many_pulls_of_one_image_are_one_pull,
         images::an_image_goes_and_comes_by_tag_and_digest,
+        images::an_image_stays_for_as_long_as_a_container_uses_it,
         images::plain_http_is_only_spoken_where_the_configuration_says_so,
         lies::a_lying_registry_leaves_nothing_but_an_error,
         lifecycle::states_times_and_exit_codes_are_exact,
