@@ -19,7 +19,7 @@ use super::oci::{
 use super::record::ContainerRecord;
 use super::spec::{NamespaceMode, Profile, Security};
 use super::user::Identity;
-use super::{ContainerError, Parts, PodPlace, start, stop, tell};
+use super::{ContainerError, Parts, PodPlace, stop, tell};
 
 /// The largest seccomp profile read; those of the field are some 50 KiB.
 const MAX_PROFILE: u64 = 1 << 20;
@@ -37,7 +37,7 @@ pub fn build(
     volumes: &[Option<PathBuf>],
 ) -> Result<Spec, ContainerError> {
     let spec = &record.spec;
-    let runtime = start::runtime(parts, record)?;
+    let runtime = parts.runtime(&record.handler)?;
     let seccomp = localhost_profile(&spec.security)?;
     let devices = devices(record)?;
     let target = pid_target(parts, &spec.security, pod)?;
@@ -92,7 +92,7 @@ pub fn adjust(
     config: &mut Spec,
     wanted: &ContainerAdjustment,
 ) -> Result<(), ContainerError> {
-    let facts = facts(parts, &start::runtime(parts, record)?.features());
+    let facts = facts(parts, &parts.runtime(&record.handler)?.features());
     oci::adjust(config, wanted, &facts, &record.id.to_string())
         .map_err(|source| ContainerError::Spec { name: record.spec.name.clone(), source })?;
     let group = config.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());

@@ -21,7 +21,7 @@ use crate::runtime::RuntimeError;
 use crate::runtime::checkpoint::CheckpointDirs;
 use crate::steps::{Operation, blocking};
 
-use super::{ContainerError, ContainerRecord, Parts, start, stop};
+use super::{ContainerError, ContainerRecord, Parts, stop};
 
 mod archive;
 mod changes;
@@ -50,7 +50,7 @@ pub fn check_able(parts: &Parts, handler: &str) -> Result<(), ContainerError> {
     if let Err(reason) = parts.criu.load().as_ref() {
         return refuse(reason.clone());
     }
-    if !start::runtime_of(parts, handler)?.features().checkpoint {
+    if !parts.runtime(handler)?.features().checkpoint {
         return refuse("the runtime reports no checkpoints (its `features`)".to_owned());
     }
     Ok(())
@@ -138,7 +138,7 @@ impl Frozen {
         })?;
         let frozen = Self { marker, record: record.clone() };
         operation.step("pause");
-        let paused = match start::runtime(parts, record) {
+        let paused = match parts.runtime(&record.handler) {
             Ok(runtime) => runtime.pause(&id).await.map_err(|source| runtime_error(id, source)),
             Err(error) => Err(error),
         };
@@ -159,7 +159,7 @@ impl Frozen {
     /// Lets it go on. One that has ended meanwhile is fine.
     pub async fn thaw(self, parts: &Arc<Parts>) -> Result<(), ContainerError> {
         let id = self.record.id;
-        let resumed = start::runtime(parts, &self.record)?.resume(&id).await;
+        let resumed = parts.runtime(&self.record.handler)?.resume(&id).await;
         match resumed {
             Err(source) if !matches!(stop::find(&self.record), Ok(None)) => {
                 tracing::error!(container = %id, error = %crate::error::chain(&source), "resume after a checkpoint");
@@ -188,7 +188,7 @@ pub async fn capture(
     .map_err(|source| file("make directories in", stage, source))?;
     operation.step("runtime checkpoint");
     let dirs = CheckpointDirs { images: &images, work: &work };
-    let runtime = start::runtime(parts, record)?;
+    let runtime = parts.runtime(&record.handler)?;
     // The runtime ends with its own deadline: nothing of it may go on behind a container that runs.
     let done = runtime.checkpoint(&id, dirs, limit.left(id)?).await;
     done.map_err(|source| runtime_error(id, source))?;

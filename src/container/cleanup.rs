@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::rootfs;
 
-use super::{ContainerError, ContainerRecord, Parts, start, volumes};
+use super::{ContainerError, ContainerRecord, Parts, volumes};
 
 /// Cleans up after a container whose process has ended.
 pub async fn cleanup(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(), ContainerError> {
@@ -22,7 +22,7 @@ pub async fn cleanup(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(),
         .map_err(|source| ContainerError::Cgroup { id, source });
 
     operation.step("runtime delete");
-    let deleted = match start::runtime(parts, record) {
+    let deleted = match parts.runtime(&record.handler) {
         Ok(runtime) => {
             runtime.delete(&id).await.map_err(|source| ContainerError::Runtime { id, source })
         }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::monitor::{self, Exec, MonitorError};
 use crate::runtime::{ExecFiles, reason_in_log};
 
-use super::{ContainerError, ContainerRecord, Parts, oci, start};
+use super::{ContainerError, ContainerRecord, Parts, oci};
 
 mod process;
 mod room;
@@ -47,7 +47,7 @@ async fn run_runtime(
     stdio: [OwnedFd; 3],
     limit: Duration,
 ) -> Result<Exec, ContainerError> {
-    let runtime = start::runtime(parts, record)?;
+    let runtime = parts.runtime(&record.handler)?;
     let argv = runtime.exec_argv(&record.id, &files.0);
     let dir = parts.layout.monitor(&record.id);
     let late = || ContainerError::ExecNotStarted { id: record.id, seconds: limit.as_secs() };

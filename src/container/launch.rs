@@ -14,7 +14,7 @@ use crate::runtime::checkpoint::CheckpointDirs;
 use crate::runtime::{CREATE_DEADLINE, Runtime, Stdin, reason_in_log};
 use crate::steps::{Operation, blocking};
 
-use super::{ContainerError, ContainerRecord, Parts, start};
+use super::{ContainerError, ContainerRecord, Parts};
 
 /// Makes the runtime create the container; its process waits to be let go.
 pub async fn create(
@@ -23,7 +23,7 @@ pub async fn create(
     owner: Option<Owner>,
     operation: &Operation,
 ) -> Result<ProcessId, ContainerError> {
-    let runtime = start::runtime(parts, record)?;
+    let runtime = parts.runtime(&record.handler)?;
     let dir = parts.layout.monitor(&record.id);
     let stdio = Stdin { monitor: &dir, terminal: record.spec.tty };
     let argv = runtime.create_argv(&record.id, &parts.layout.bundle(&record.id), stdio);
@@ -38,7 +38,7 @@ pub async fn restore(
     operation: &Operation,
 ) -> Result<ProcessId, ContainerError> {
     let (id, layout) = (&record.id, &parts.layout);
-    let runtime = start::runtime(parts, record)?;
+    let runtime = parts.runtime(&record.handler)?;
     let dir = layout.monitor(id);
     let stdio = Stdin { monitor: &dir, terminal: record.spec.tty };
     let (images, work) = (layout.restored_images(id), layout.restore_logs(id));

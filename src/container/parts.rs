@@ -20,8 +20,8 @@ use crate::runtime::Runtime;
 use crate::runtime::criu::Criu;
 use crate::steps::Operations;
 
-use super::ContainerRecord;
 use super::exec::Outputs;
+use super::{ContainerError, ContainerRecord};
 
 /// Shared by all containers; nothing in here changes.
 pub struct Parts {
@@ -56,15 +56,23 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// The runtime of a handler.
+    ///
+    /// # Errors
+    /// [`ContainerError::Request`] if the handler is not configured, any more or at all.
+    pub fn runtime(&self, handler: &str) -> Result<&Arc<Runtime>, ContainerError> {
+        self.runtimes.get(handler).ok_or_else(|| ContainerError::Request {
+            field: "runtime_handler".to_owned(),
+            problem: format!("{handler:?} is not configured"),
+        })
+    }
+
     /// Saves a record off the reactor.
-    pub async fn save(
-        self: &Arc<Self>,
-        record: &ContainerRecord,
-    ) -> Result<(), super::ContainerError> {
+    pub async fn save(self: &Arc<Self>, record: &ContainerRecord) -> Result<(), ContainerError> {
         let (parts, record) = (self.clone(), record.clone());
         let id = record.id;
         crate::steps::blocking(move || parts.records.save(&record.id, &record))
             .await
-            .map_err(|source| super::ContainerError::Record { id, source })
+            .map_err(|source| ContainerError::Record { id, source })
     }
 }

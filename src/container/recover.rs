@@ -28,7 +28,7 @@ use super::record::{ContainerRecord, Ended, now_ns};
 use super::state::State;
 use super::{
     ContainerError, Containers, Key, Parts, actor, checkpoint, cleanup, exec, remove, restore,
-    start, stop, volumes,
+    stop, volumes,
 };
 
 /// Containers looked at side by side.
@@ -208,7 +208,7 @@ async fn started_meanwhile(
         return Ok(record);
     }
     let id = record.id;
-    let state = start::runtime(parts, &record)?.state(&id).await;
+    let state = parts.runtime(&record.handler)?.state(&id).await;
     if state.map_err(|source| ContainerError::Runtime { id, source })? == RuntimeState::Running {
         record.state = State::Running;
         record.started_at_ns = record.created_at_ns;

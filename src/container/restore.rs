@@ -17,7 +17,7 @@ use crate::ids::ContainerId;
 use crate::monitor::ProcessId;
 use crate::steps::{Operation, blocking};
 
-use super::{ContainerError, ContainerRecord, Parts, checkpoint, launch, start};
+use super::{ContainerError, ContainerRecord, Parts, checkpoint, launch};
 
 mod files;
 mod source;
@@ -120,7 +120,7 @@ pub async fn forget(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(), 
     blocking(move || cgroups.kill(&group))
         .await
         .map_err(|source| ContainerError::Cgroup { id, source })?;
-    let deleted = start::runtime(parts, record)?.delete(&id).await;
+    let deleted = parts.runtime(&record.handler)?.delete(&id).await;
     deleted.map_err(|source| ContainerError::Runtime { id, source })?;
     let removed = {
         let dir = dir.clone();

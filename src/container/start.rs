@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::monitor::ProcessId;
-use crate::runtime::Runtime;
 
 use super::state::State;
 use super::{ContainerError, ContainerRecord, Parts, record::now_ns, restore, tell};
@@ -16,7 +15,7 @@ pub async fn start(
 ) -> Result<Option<ProcessId>, ContainerError> {
     let id = record.id;
     let operation = parts.operations.begin("start container", id);
-    let runtime = runtime(parts, record)?;
+    let runtime = parts.runtime(&record.handler)?;
     operation.step("plugins");
     let told = parts.plugins.start_container(tell::container(parts, record)).await;
     told.map_err(ContainerError::Plugins)?;
@@ -37,20 +36,4 @@ pub async fn start(
     let started = ContainerRecord { state, started_at_ns, process, ..record.clone() };
     parts.plugins.post_start_container(tell::container(parts, &started)).await;
     Ok(restored)
-}
-
-/// The runtime of a container's handler, as it is configured now.
-pub fn runtime<'a>(
-    parts: &'a Parts,
-    record: &ContainerRecord,
-) -> Result<&'a Arc<Runtime>, ContainerError> {
-    runtime_of(parts, &record.handler)
-}
-
-/// The runtime of a handler.
-pub fn runtime_of<'a>(parts: &'a Parts, handler: &str) -> Result<&'a Arc<Runtime>, ContainerError> {
-    parts.runtimes.get(handler).ok_or_else(|| ContainerError::Request {
-        field: "runtime_handler".to_owned(),
-        problem: format!("{handler:?} is not configured"),
-    })
 }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use crate::sys::pidfd::Process;
 
-use super::{ContainerError, ContainerRecord, Parts, start};
+use super::{ContainerError, ContainerRecord, Parts};
 
 /// Sends the container's stop signal. That it could not be sent is logged and no failure: either
 /// the process is gone, or the kill follows.
 pub async fn signal(parts: &Arc<Parts>, record: &ContainerRecord) {
     let operation = parts.operations.begin("signal container", record.id);
     operation.step("runtime kill");
-    let sent = match start::runtime(parts, record) {
+    let sent = match parts.runtime(&record.handler) {
         Ok(runtime) => runtime
             .kill(&record.id, record.stop_signal)
             .await

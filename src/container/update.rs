@@ -20,7 +20,7 @@ use crate::steps::{Operation, blocking};
 
 use super::handle::Asker;
 use super::spec::Resources;
-use super::{ContainerError, ContainerRecord, Parts, bundle, oci, start, stop, tell};
+use super::{ContainerError, ContainerRecord, Parts, bundle, oci, stop, tell};
 
 /// Puts `change` into force and returns all limits that hold then. What a client asks for, plugins
 /// may change before.
@@ -128,7 +128,7 @@ fn limits(
     record: &ContainerRecord,
     wanted: &Resources,
 ) -> Result<LinuxResources, ContainerError> {
-    let runtime = start::runtime(parts, record)?;
+    let runtime = parts.runtime(&record.handler)?;
     let mut warnings = Vec::new();
     let facts = bundle::facts(parts, &runtime.features());
     let limits = oci::limits(wanted, &facts, &mut warnings)
@@ -175,7 +175,7 @@ async fn apply(
             move || write(&file, &oci)
         })
         .await?;
-        let updated = start::runtime(parts, record)?.update(&id, &file, ended(record)).await;
+        let updated = parts.runtime(&record.handler)?.update(&id, &file, ended(record)).await;
         blocking(move || fs::remove_file(file).ok()).await;
         updated.map_err(|source| ContainerError::Update { id, source })?;
     }
