@@ -4,6 +4,7 @@
 //! repeats its source. `cri/status.rs` alone turns a [`Kind`] into a gRPC code.
 
 use std::error::Error;
+use std::io;
 
 /// What the caller of a failed operation can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,23 @@ pub enum Kind {
     Internal,
 }
 
+impl Kind {
+    /// What an error of the system means where nothing more is known.
+    pub fn of_io(error: &io::Error) -> Self {
+        use io::ErrorKind as E;
+        match error.kind() {
+            E::StorageFull | E::QuotaExceeded | E::OutOfMemory | E::TooManyLinks => Self::Exhausted,
+            E::TimedOut => Self::TimedOut,
+            E::ReadOnlyFilesystem => Self::Unavailable,
+            E::Unsupported => Self::Unsupported,
+            _ => match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE) => Self::Exhausted,
+                _ => Self::Internal,
+            },
+        }
+    }
+}
+
 /// An error that knows what its caller can do about it.
 pub trait Classify: Error {
     /// What the caller can do.
@@ -64,6 +82,23 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("mount overlay on /x")]
     struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn what_is_full_is_no_fault() {
+        for (errno, kind) in [
+            (libc::ENOSPC, Kind::Exhausted),
+            (libc::EDQUOT, Kind::Exhausted),
+            (libc::ENOMEM, Kind::Exhausted),
+            (libc::EMFILE, Kind::Exhausted),
+            (libc::ENFILE, Kind::Exhausted),
+            (libc::EMLINK, Kind::Exhausted),
+            (libc::EROFS, Kind::Unavailable),
+            (libc::ETIMEDOUT, Kind::TimedOut),
+            (libc::EIO, Kind::Internal),
+        ] {
+            assert_eq!(Kind::of_io(&io::Error::from_raw_os_error(errno)), kind, "{errno}");
+        }
+    }
 
     #[test]
     fn each_level_says_its_own_part_once() {

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use crate::error::{Classify, Kind};
+
 /// Version of the envelope. A file of a newer version is set aside, never rewritten.
 const VERSION: u32 = 1;
 
@@ -61,6 +63,16 @@ pub enum RecordError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+impl Classify for RecordError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Directory { source, .. } | Self::File { source, .. } => Kind::of_io(source),
+            Self::Encode { .. } => Kind::Internal,
+            Self::Damaged { .. } => Kind::DataLoss,
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]

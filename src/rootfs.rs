@@ -76,11 +76,7 @@ impl Classify for RootfsError {
         | Self::Namespace { source, .. }
         | Self::Mount { source, .. }
         | Self::Unmount { source, .. }) = self;
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Exhausted,
-            io::ErrorKind::Unsupported => Kind::Unsupported,
-            _ => Kind::Internal,
-        }
+        Kind::of_io(source)
     }
 }
 

@@ -372,12 +372,9 @@ impl Classify for ContainerError {
             Self::Update { source, .. } => source.kind(),
             Self::Cgroup { source, .. } => source.kind(),
             Self::Apparmor(source) => source.kind(),
-            Self::File { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Exhausted,
-                io::ErrorKind::TimedOut => Kind::TimedOut,
-                _ => Kind::Internal,
-            },
-            Self::Record { .. } | Self::Panicked { .. } => Kind::Internal,
+            Self::File { source, .. } => Kind::of_io(source),
+            Self::Record { source, .. } => source.kind(),
+            Self::Panicked { .. } => Kind::Internal,
         }
     }
 }

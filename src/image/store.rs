@@ -75,25 +75,11 @@ impl Classify for StoreError {
     fn kind(&self) -> Kind {
         match self {
             Self::File { source, .. } | Self::Record(RecordError::File { source, .. }) => {
-                kind_of_io(source)
+                Kind::of_io(source)
             }
             Self::Record(_) => Kind::DataLoss,
             Self::LayerGone(_) | Self::LayerNames(_) => Kind::Internal,
         }
-    }
-}
-
-/// What a failed write means.
-pub(super) fn kind_of_io(error: &io::Error) -> Kind {
-    use io::ErrorKind as E;
-    match error.kind() {
-        E::StorageFull | E::QuotaExceeded | E::OutOfMemory => Kind::Exhausted,
-        E::ReadOnlyFilesystem => Kind::Unavailable,
-        _ => match error.raw_os_error() {
-            // Too many open files, in the process or the system.
-            Some(23 | 24) => Kind::Exhausted,
-            _ => Kind::Internal,
-        },
     }
 }
 

@@ -32,7 +32,6 @@ mod whiteout;
 use super::digest::Digest;
 use super::gc::Temporary;
 use super::manifest::Descriptor;
-use super::store::kind_of_io;
 use crate::error::{Classify, Kind};
 use archive::Archive;
 use decompress::Inflated;
@@ -158,11 +157,7 @@ impl Classify for UnpackError {
             }
             Self::Unsupported(_) | Self::Entry { .. } => Kind::Invalid,
             Self::Limit { .. } | Self::Full(_) => Kind::Exhausted,
-            Self::File { source, .. } | Self::Thread(source) => match source.raw_os_error() {
-                // EMLINK: more hard links to one file than the file system has.
-                Some(31) => Kind::Exhausted,
-                _ => kind_of_io(source),
-            },
+            Self::File { source, .. } | Self::Thread(source) => Kind::of_io(source),
             Self::Interrupted => Kind::Unavailable,
         }
     }

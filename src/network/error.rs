@@ -152,15 +152,7 @@ fn kind_of(error: &cni::Error) -> Kind {
 }
 
 fn kind_of_cache(error: &cni::cache::CacheError) -> Kind {
-    error.io().map_or(Kind::DataLoss, kind_of_io)
-}
-
-fn kind_of_io(error: &io::Error) -> Kind {
-    let exhausted = [libc::ENOSPC, libc::EDQUOT, libc::EMFILE, libc::ENFILE, libc::ENOMEM];
-    match error.raw_os_error() {
-        Some(errno) if exhausted.contains(&errno) => Kind::Exhausted,
-        _ => Kind::Internal,
-    }
+    error.io().map_or(Kind::DataLoss, Kind::of_io)
 }
 
 impl Classify for NamespaceError {
@@ -174,7 +166,7 @@ impl Classify for NamespaceError {
             | Self::User { source, .. }
             | Self::Loopback(source)
             | Self::Pin { source, .. }
-            | Self::Enter { source, .. } => kind_of_io(source),
+            | Self::Enter { source, .. } => Kind::of_io(source),
         }
     }
 }

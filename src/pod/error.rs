@@ -175,11 +175,11 @@ impl Classify for PodError {
             Self::Cgroup { source, .. } => source.kind(),
             Self::Container(source) => source.kind(),
             Self::File { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::Exhausted,
                 io::ErrorKind::NotADirectory => Kind::Invalid,
-                _ => Kind::Internal,
+                _ => Kind::of_io(source),
             },
-            Self::Pause { .. } | Self::Record { .. } | Self::Panicked { .. } => Kind::Internal,
+            Self::Record { source, .. } => source.kind(),
+            Self::Pause { .. } | Self::Panicked { .. } => Kind::Internal,
         }
     }
 }
