@@ -27,11 +27,14 @@ const MESSAGE: usize = 16 << 20;
 /// What a call gives.
 pub type Answer<T> = std::result::Result<T, Status>;
 
+/// The generated client.
+pub type RuntimeClient = RuntimeServiceClient<Channel>;
+
 /// A connection to the daemon; it connects when first used and again after a restart.
 #[derive(Clone, Debug)]
 pub struct Cri {
     connection: Connection,
-    pods: RuntimeServiceClient<Channel>,
+    pods: RuntimeClient,
     images: ImageServiceClient<Channel>,
 }
 
@@ -52,48 +55,11 @@ impl Cri {
         })
     }
 
-    /// Sends a RunPodSandbox and hangs up after `patience`, as a client whose deadline passed does.
-    pub fn run_pod_and_hang_up(&self, config: &pb::PodSandboxConfig, patience: Duration) {
+    /// Makes a call and hangs up after `patience`, as a client whose deadline passed does.
+    pub fn hang_up<T>(&self, patience: Duration, call: impl AsyncFnOnce(&mut RuntimeClient) -> T) {
         let mut pods = self.pods.clone();
-        let request = pb::RunPodSandboxRequest {
-            config: Some(config.clone()),
-            runtime_handler: String::new(),
-        };
         // Dropping the future resets the stream; the answer, if any, is of no interest.
-        self.connection
-            .wait(async { tokio::time::timeout(patience, pods.run_pod_sandbox(request)).await })
-            .ok();
-    }
-
-    /// Sends a CreateContainer and hangs up after `patience`.
-    pub fn create_and_hang_up(&self, request: &pb::CreateContainerRequest, patience: Duration) {
-        let mut pods = self.pods.clone();
-        let request = request.clone();
-        self.connection
-            .wait(async { tokio::time::timeout(patience, pods.create_container(request)).await })
-            .ok();
-    }
-
-    /// Sends a CheckpointContainer and hangs up after `patience`.
-    pub fn checkpoint_and_hang_up(
-        &self,
-        request: &pb::CheckpointContainerRequest,
-        patience: Duration,
-    ) {
-        let (mut pods, request) = (self.pods.clone(), request.clone());
-        self.connection
-            .wait(async {
-                tokio::time::timeout(patience, pods.checkpoint_container(request)).await
-            })
-            .ok();
-    }
-
-    /// Sends a StartContainer and hangs up after `patience`.
-    pub fn start_and_hang_up(&self, request: &pb::StartContainerRequest, patience: Duration) {
-        let (mut pods, request) = (self.pods.clone(), request.clone());
-        self.connection
-            .wait(async { tokio::time::timeout(patience, pods.start_container(request)).await })
-            .ok();
+        self.connection.wait(async { tokio::time::timeout(patience, call(&mut pods)).await }).ok();
     }
 }
 

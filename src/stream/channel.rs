@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
+pub use super::window::Gone;
 use super::window::Window;
 
 /// Longest piece in which bytes travel: half of what a pipe holds.
@@ -20,11 +21,6 @@ const OUTGOING: usize = 8;
 
 /// The number of a stream: SPDY's id, or a WebSocket channel.
 pub type StreamId = u32;
-
-/// The client is not there any more, or has reset the stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the client is gone")]
-pub struct Gone;
 
 /// What arrived on a stream.
 #[derive(Debug)]

@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::channel::Gone;
+/// The client is not there any more, or has reset the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the client is gone")]
+pub struct Gone;
 
 /// The window that streams and connections begin with.
 pub const INITIAL: u32 = 64 << 10;

@@ -247,7 +247,8 @@ pub(crate) fn a_container_that_a_killed_daemon_froze_goes_on(fixture: &Fixture) 
             location: location.display().to_string(),
             timeout: 0,
         };
-        node.cri().checkpoint_and_hang_up(&request, Duration::from_millis(wait));
+        let patience = Duration::from_millis(wait);
+        node.cri().hang_up(patience, async |pods| pods.checkpoint_container(request).await);
         node.kill9()?;
         cut_off += usize::from(!location.exists());
         node.spawn()?;

@@ -202,7 +202,8 @@ pub(crate) fn a_start_that_a_crash_cuts_off_is_not_lost(fixture: &Fixture) -> Re
         let restored = frozen.restore(&node)?;
         let counter = &restored[0];
         let start = pb::StartContainerRequest { container_id: counter.id.clone() };
-        node.cri().start_and_hang_up(&start, Duration::from_millis(wait));
+        let patience = Duration::from_millis(wait);
+        node.cri().hang_up(patience, async |pods| pods.start_container(start).await);
         node.kill9()?;
         node.spawn()?;
         match state(&node.cri().container(&counter.id)?) {

@@ -136,13 +136,19 @@ fn at_once<T: Ord + Send>(call: impl Fn() -> Result<T> + Sync) -> Result<BTreeSe
     })
 }
 
+fn run_and_hang_up(node: &Node, config: &pb::PodSandboxConfig, patience: Duration) {
+    let config = Some(config.clone());
+    let request = pb::RunPodSandboxRequest { config, runtime_handler: String::new() };
+    node.cri().hang_up(patience, async |pods| pods.run_pod_sandbox(request).await);
+}
+
 pub(crate) fn a_client_that_hangs_up_neither_interrupts_nor_leaks(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     let before = node.traces();
     for patience in [1, 5, 20, 60, 120].map(Duration::from_millis) {
         let pod_config = request::pod(&node, "impatient");
-        node.cri().run_pod_and_hang_up(&pod_config, patience);
+        run_and_hang_up(&node, &pod_config, patience);
         // The kubelet's retry: it joins the work or finds it done.
         let pod = node.cri().run_pod(&pod_config)?;
         ensure!(node.cri().pods()?.len() == 1);
@@ -153,7 +159,7 @@ pub(crate) fn a_client_that_hangs_up_neither_interrupts_nor_leaks(fixture: &Fixt
             config: Some(container.clone()),
             sandbox_config: Some(pod_config.clone()),
         };
-        node.cri().create_and_hang_up(&create, patience / 2);
+        node.cri().hang_up(patience / 2, async |pods| pods.create_container(create).await);
         let id = node.cri().create(&pod, &container, &pod_config)?;
         ensure!(node.cri().containers()?.len() == 1);
         node.cri().start(&id)?;
@@ -161,7 +167,7 @@ pub(crate) fn a_client_that_hangs_up_neither_interrupts_nor_leaks(fixture: &Fixt
     }
     // And one whose retry never comes: the pod is made and can be found and removed.
     let pod_config = request::pod(&node, "orphan");
-    node.cri().run_pod_and_hang_up(&pod_config, Duration::from_millis(20));
+    run_and_hang_up(&node, &pod_config, Duration::from_millis(20));
     eventually("the work is finished without its client", END, || {
         let pods = node.cri().pods()?;
         ensure!(
