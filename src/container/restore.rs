@@ -91,11 +91,10 @@ pub async fn restore(
     match launch::restore(parts, record, operation).await {
         Ok(process) => {
             operation.step("images");
-            let (images, path) = (parts.layout.restored_images(&id), logs.join(LOG));
-            let removed = blocking(move || fs::remove_dir_all(images)).await;
-            if let Err(error) = removed {
-                let path = path.display();
-                tracing::warn!(container = %id, %error, "remove images after {path}");
+            let images = parts.layout.restored_images(&id);
+            // What is left of them goes with the container.
+            if let Err(error) = blocking(move || fs::remove_dir_all(images)).await {
+                tracing::warn!(container = %id, %error, "remove the images of its processes");
             }
             Ok(process)
         }
