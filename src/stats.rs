@@ -155,25 +155,33 @@ impl Stats {
 impl Shared {
     /// Returns how many objects there are. Blocks.
     fn look_at_all(&self) -> usize {
-        let containers: Vec<_> =
-            self.parts.containers.list().into_iter().filter(|c| is_running(c)).collect();
+        let containers = self.running_containers();
         for record in &containers {
             self.look_at_container(record);
         }
-        let running: HashSet<_> = containers.iter().map(|record| record.id).collect();
-        let pods = self.ready_pods();
-        let ready: HashSet<_> = pods.iter().map(|record| record.id).collect();
         // A kept descriptor of its network keeps a pod's namespace alive, so this comes first.
-        {
-            let mut table = self.lock();
-            table.containers.retain(|id, _| running.contains(id));
-            table.pods.retain(|id, _| ready.contains(id));
-        }
+        self.forget_what_ended();
+        let pods = self.ready_pods();
         let mut groups = self.groups_of_their_own(&pods);
         for record in &pods {
             self.look_at_pod(record, groups.remove(&record.id));
         }
         containers.len() + pods.len()
+    }
+
+    /// RACE: what has started since the last look has its first sample already. It was published
+    /// before, so whoever asks under the table's lock finds it.
+    fn forget_what_ended(&self) {
+        let mut table = self.lock();
+        let running: HashSet<_> = self.running_containers().iter().map(|c| c.id).collect();
+        let ready: HashSet<_> = self.ready_pods().iter().map(|pod| pod.id).collect();
+        table.containers.retain(|id, _| running.contains(id));
+        table.pods.retain(|id, _| ready.contains(id));
+    }
+
+    fn running_containers(&self) -> Vec<Arc<ContainerRecord>> {
+        let containers = self.parts.containers.list().into_iter();
+        containers.filter(|record| is_running(record)).collect()
     }
 
     fn ready_pods(&self) -> Vec<Arc<PodRecord>> {
