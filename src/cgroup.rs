@@ -215,6 +215,17 @@ impl Cgroups {
         }
     }
 
+    /// Whether a group's processes are frozen, or about to be. An absent group is not. Blocks.
+    pub fn is_frozen(&self, name: &str) -> bool {
+        let says = |file: PathBuf, words: &[&str]| {
+            fs::read_to_string(file).is_ok_and(|text| words.contains(&text.trim()))
+        };
+        self.directories(name).iter().any(|dir| {
+            says(dir.join("freezer.state"), &["FROZEN", "FREEZING"])
+                || says(dir.join("cgroup.freeze"), &["1"])
+        })
+    }
+
     /// Removes a group and those below it; it must be empty. Absent is fine. Blocks.
     pub fn remove(&self, name: &str) -> Result<(), CgroupError> {
         for dir in self.directories(name) {

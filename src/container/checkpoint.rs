@@ -26,8 +26,10 @@ use super::{ContainerError, ContainerRecord, Parts, stop};
 mod archive;
 mod changes;
 mod dump;
+mod interrupted;
 mod together;
 
+pub use interrupted::recover;
 pub use together::together;
 
 use archive::place;
@@ -213,23 +215,6 @@ pub async fn clear(parts: &Arc<Parts>, id: ContainerId) -> Result<(), ContainerE
         _ => Ok(()),
     })
     .await
-}
-
-/// Lets a container go on that a former daemon froze, if it did.
-pub async fn recover(parts: &Arc<Parts>, record: &ContainerRecord) {
-    let marker = parts.layout.checkpoint(&record.id);
-    if !marker.exists() {
-        return;
-    }
-    tracing::warn!(container = %record.id, "a checkpoint was interrupted; it goes on");
-    let frozen = Frozen { marker, record: record.clone() };
-    let done = match frozen.thaw(parts).await {
-        Ok(()) => clear(parts, record.id).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = done {
-        tracing::error!(container = %record.id, error = %crate::error::chain(&error), "thaw");
-    }
 }
 
 fn runtime_error(id: ContainerId, source: RuntimeError) -> ContainerError {

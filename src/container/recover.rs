@@ -89,7 +89,7 @@ impl Containers {
             State::Creating | State::Removing => abandon(parts, record).await.map(|()| None),
             _ => {
                 exec::sweep(&parts.layout.bundle(&id));
-                checkpoint::recover(parts, &record).await;
+                checkpoint::recover(parts, &record);
                 revive(parts, record).await.map(Some)
             }
         };
