@@ -15,7 +15,7 @@ use e2e::wait::eventually;
 use e2e::{layout, request};
 use tonic::Code;
 
-use crate::support::{END, Running, add, run};
+use crate::support::{END, Running, add, run, settled};
 
 /// CRIU as the daemon finds it.
 fn program() -> Command {
@@ -101,6 +101,7 @@ fn goes_on(running: &Running) -> Result<()> {
 pub(crate) fn wrong_requests_are_refused_and_leave_nothing(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let running = counter(&node, fixture, "wrong")?;
+    settled(&node, &running)?;
     let before = node.traces();
     let dir = node.dir().join("checkpoints");
     fs::create_dir_all(dir.join("full"))?;
