@@ -121,8 +121,9 @@ provide_criu() {
     done
     cat >"$dir/new/criu" <<WRAPPER
 #!/bin/sh
-libraries=$to/usr/lib/$(uname -m)-linux-gnu
-exec "\$libraries"/ld-linux-*.so.* --library-path "\$libraries" $to/usr/sbin/criu "\$@"
+here=\$(dirname "\$(readlink -f "\$0")")
+libraries=\$here/usr/lib/$(uname -m)-linux-gnu
+exec "\$libraries"/ld-linux-*.so.* --library-path "\$libraries" "\$here/usr/sbin/criu" "\$@"
 WRAPPER
     chmod 0755 "$dir/new" "$dir/new/criu"
     rm -rf "$to"
