@@ -6,8 +6,10 @@
 use std::error::Error;
 use std::io;
 
-/// What the caller of a failed operation can do about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+/// What the caller of a failed operation can do about it. The names are in records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The request can never succeed as it is.
     Invalid,

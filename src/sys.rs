@@ -7,6 +7,7 @@ pub mod idmap;
 pub mod in_root;
 pub mod inherit;
 pub mod kept;
+pub mod leftovers;
 pub mod listen;
 pub mod namespaces;
 pub mod overlay;

@@ -26,9 +26,10 @@ use super::handle::{Command, Creation, Handle, MAILBOX, Reply, answer};
 use super::record::{ContainerRecord, Ended, now_ns};
 use super::spec::{ContainerSpec, Resources};
 use super::state::{State, Verdict};
-use super::{ContainerError, Key, Parts, PodPlace, Shared, create, signal, start, stop};
+use super::{ContainerError, Key, Parts, PodPlace, Shared, create, signal, stop};
 
 mod end;
+mod start;
 mod update;
 
 /// Requests that may wait for a step of one container to end.
@@ -67,6 +68,8 @@ pub struct Actor {
     /// The runtime's start has not returned. It still works on the files that a clean-up removes,
     /// also when the process that it let go has ended already.
     start_in_flight: bool,
+    /// The process has ended, but the runtime's start has not returned.
+    ended_meanwhile: Option<Ended>,
     /// Who waits for the limits that are being changed; they are changed by the runtime, too.
     updating: Option<Reply>,
     deferred: VecDeque<Command>,
@@ -153,6 +156,7 @@ fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, B
         kill_at: None,
         cleaning: false,
         start_in_flight: false,
+        ended_meanwhile: None,
         updating: None,
         deferred: VecDeque::new(),
         starting: Vec::new(),
@@ -281,6 +285,7 @@ impl Actor {
                 self.update(by, *change, reply)
             }
             (command, Verdict::Done) => answer(vec![command.into_reply()], &Ok(())),
+            (Command::Start(reply), Verdict::Repeat) => answer(vec![reply], &self.how_it_started()),
             (command, _) => {
                 let error = ContainerError::WrongState {
                     id: self.record.id,
@@ -290,56 +295,6 @@ impl Actor {
                 answer(vec![command.into_reply()], &Err(Arc::new(error)));
             }
         }
-    }
-
-    fn start(&mut self, reply: Reply) {
-        self.starting.push(reply);
-        self.start_in_flight = true;
-        self.set_state(State::Starting);
-        let (parts, record) = (self.parts.clone(), self.record.clone());
-        self.step(
-            "start container",
-            Fact::Started,
-            async move { start::start(&parts, &record).await },
-        );
-    }
-
-    async fn on_started(&mut self, result: Result<Option<monitor::ProcessId>, ContainerError>) {
-        self.start_in_flight = false;
-        if self.record.state == State::Exited {
-            self.clean();
-        }
-        match result {
-            Ok(restored) => {
-                self.record.started_at_ns = now_ns();
-                if restored.is_some() {
-                    self.record.process = restored;
-                    self.watch_monitor();
-                }
-                if self.record.state == State::Starting {
-                    self.enter(State::Running, What::Started);
-                } else if let Some(ended) = &mut self.record.ended {
-                    // It ended before the runtime's start returned.
-                    self.record.started_at_ns = self.record.started_at_ns.min(ended.at_ns);
-                    self.publish(None);
-                }
-                let saved = self.save().await;
-                tracing::info!(container = %self.record.id, "started");
-                answer(std::mem::take(&mut self.starting), &saved);
-            }
-            Err(error) => {
-                let error = Arc::new(error);
-                if self.record.state == State::Starting {
-                    self.record.started_at_ns = now_ns();
-                    self.record.ended = Some(Ended::start_failed(crate::error::chain(&*error)));
-                    self.enter(State::Exited, What::Stopped);
-                    self.save().await.ok();
-                    self.clean();
-                }
-                answer(std::mem::take(&mut self.starting), &Err(error));
-            }
-        }
-        self.admit_deferred();
     }
 
     /// Asks the process to end, or brings the moment of its kill forward.
@@ -412,15 +367,15 @@ impl Actor {
         if self.record.ended.is_some() {
             return;
         }
+        if self.start_in_flight {
+            // Whether it ran at all, only the start can tell.
+            self.ended_meanwhile = Some(ended);
+            return;
+        }
         ended.at_ns = ended.at_ns.max(self.record.started_at_ns).max(self.record.created_at_ns);
         tracing::info!(
             container = %self.record.id, code = ended.code, reason = ended.reason, "ended"
         );
-        if self.record.state == State::Starting {
-            // It ran, however shortly: nobody hears of its end before its start.
-            self.record.started_at_ns = ended.at_ns;
-            self.enter(State::Running, What::Started);
-        }
         if ended.by_oom() {
             self.parts.metrics.oom_killed();
         }

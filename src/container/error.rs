@@ -63,6 +63,16 @@ pub enum ContainerError {
         /// What was asked.
         request: Request,
     },
+    /// Its start failed, now or before; it never ran.
+    #[error("{problem}")]
+    NotStarted {
+        /// Which.
+        id: ContainerId,
+        /// What the caller can do about it.
+        kind: Kind,
+        /// What went wrong.
+        problem: String,
+    },
     /// The name and attempt belong to a container with another configuration.
     #[error("container name {name:?} is taken in this pod by {id} with another configuration")]
     NameTaken {
@@ -347,6 +357,7 @@ impl Classify for ContainerError {
                 io::ErrorKind::ResourceBusy => Kind::Exhausted,
                 _ => Kind::WrongState,
             },
+            Self::NotStarted { kind, .. } => *kind,
             Self::NameTaken { .. } => Kind::AlreadyExists,
             Self::Superseded { .. } => Kind::Superseded,
             Self::ImageVolume { .. }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Kind;
 use crate::ids::{ContainerId, ImageId, PodId};
 use crate::monitor::ProcessId;
 
@@ -82,6 +83,9 @@ pub struct Ended {
     pub reason: String,
     /// For people.
     pub message: String,
+    /// It never ran: what kind of error its start met. The message is the error's.
+    #[serde(default)]
+    pub start_failure: Option<Kind>,
 }
 
 /// The image a container was made from.
@@ -117,7 +121,7 @@ impl Ended {
             0 => message,
             lost => format!("{message}{lost} bytes of its log could not be written"),
         };
-        Self { code: i32::from(exit.code), at_ns: exit.at_ns, reason: reason.to_owned(), message }
+        Self::new(i32::from(exit.code), exit.at_ns, reason, message)
     }
 
     /// Whether it ended for want of memory.
@@ -127,18 +131,23 @@ impl Ended {
 
     /// Nobody saw it end.
     pub fn unseen(reason: &str, message: &str) -> Self {
-        Self { code: 255, at_ns: now_ns(), reason: reason.to_owned(), message: message.to_owned() }
+        Self::new(255, now_ns(), reason, message.to_owned())
     }
 
     /// It was given up before its processes were restored: as one that is killed before its start.
     pub fn never_restored() -> Self {
         let message = "its checkpoint was never restored".to_owned();
-        Self { code: 137, at_ns: now_ns(), reason: "Error".to_owned(), message }
+        Self::new(137, now_ns(), "Error", message)
     }
 
     /// Its process could not be let go (Kubernetes' code and word for it).
-    pub fn start_failed(message: String) -> Self {
-        Self { code: 128, at_ns: now_ns(), reason: "StartError".to_owned(), message }
+    pub fn start_failed(message: String, kind: Kind) -> Self {
+        let ended = Self::new(128, now_ns(), "StartError", message);
+        Self { start_failure: Some(kind), ..ended }
+    }
+
+    fn new(code: i32, at_ns: i64, reason: &str, message: String) -> Self {
+        Self { code, at_ns, reason: reason.to_owned(), message, start_failure: None }
     }
 }
 

@@ -71,6 +71,8 @@ pub enum Verdict {
     Join,
     /// Nothing to do.
     Done,
+    /// It was done before: the answer is how it went then.
+    Repeat,
     /// Ask again when the step in flight has ended.
     Defer,
     /// Not in this state.
@@ -83,10 +85,8 @@ pub const fn admit(state: State, request: Request) -> Verdict {
     match (request, state) {
         (Q::Start, S::Created) => V::Run,
         (Q::Start, S::Starting) => V::Join,
-        (
-            Q::Start,
-            S::Creating | S::Running | S::Stopping | S::Exited | S::Removing | S::Unknown,
-        ) => V::Deny,
+        (Q::Start, S::Running | S::Stopping | S::Exited | S::Unknown) => V::Repeat,
+        (Q::Start, S::Creating | S::Removing) => V::Deny,
 
         (Q::Stop, S::Creating | S::Starting) => V::Defer,
         (Q::Stop, S::Created | S::Running | S::Unknown) => V::Run,
@@ -125,7 +125,7 @@ pub const fn admit(state: State, request: Request) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Verdict::{Defer, Deny, Done, Join, Run};
+    use Verdict::{Defer, Deny, Done, Join, Repeat, Run};
 
     /// Rows in the order Start, Stop, Remove, Exec, Attach, ReopenLog, Update,
     /// Checkpoint.
@@ -133,11 +133,11 @@ mod tests {
         (State::Creating, [Deny, Defer, Defer, Deny, Deny, Deny, Deny, Deny]),
         (State::Created, [Run, Run, Run, Deny, Deny, Deny, Run, Deny]),
         (State::Starting, [Join, Defer, Defer, Deny, Deny, Deny, Defer, Deny]),
-        (State::Running, [Deny, Run, Run, Run, Run, Run, Run, Run]),
-        (State::Stopping, [Deny, Join, Run, Run, Run, Run, Deny, Deny]),
-        (State::Exited, [Deny, Done, Run, Deny, Deny, Deny, Deny, Deny]),
+        (State::Running, [Repeat, Run, Run, Run, Run, Run, Run, Run]),
+        (State::Stopping, [Repeat, Join, Run, Run, Run, Run, Deny, Deny]),
+        (State::Exited, [Repeat, Done, Run, Deny, Deny, Deny, Deny, Deny]),
         (State::Removing, [Deny, Done, Join, Deny, Deny, Deny, Deny, Deny]),
-        (State::Unknown, [Deny, Run, Run, Deny, Deny, Deny, Deny, Deny]),
+        (State::Unknown, [Repeat, Run, Run, Deny, Deny, Deny, Deny, Deny]),
     ];
 
     #[test]

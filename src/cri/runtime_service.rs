@@ -211,6 +211,11 @@ impl RuntimeService for Runtime {
         Ok(Response::new(pb::CreateContainerResponse { container_id: id.to_string() }))
     }
 
+    /// A container is started once. Whoever asks again, at the same moment, while it runs, after it
+    /// has ended or after a restart of the daemon, is told how that start went: OK, or the same
+    /// error. It is what a client needs whose first answer was lost; how the container is now,
+    /// ContainerStatus says. FailedPrecondition means that it was never started and cannot be any
+    /// more. CRI-O and containerd answer every repetition with an error about the state.
     async fn start_container(
         &self,
         request: Request<pb::StartContainerRequest>,

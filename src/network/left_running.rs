@@ -8,15 +8,16 @@
 //! (CNI specification, "Parameters"). A plugin without one (a DEL for a namespace that is gone) only
 //! takes away, and hurts nobody.
 
-use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::steps::blocking;
-use crate::sys::pidfd::{Process, start_time};
+use crate::sys::leftovers::{Leftover, Text, find};
+use crate::sys::pidfd::Process;
 
 /// What a plugin needs to finish is a fraction of this, on a busy machine too.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,29 +31,40 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Rounds of looking: each finds what the ones before have started meanwhile.
 const ROUNDS: usize = 8;
 
+/// After a look that failed.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Waits until no plugin works on a namespace below `namespaces`; those that are not done after
 /// `patience` are killed.
 pub async fn settle(namespaces: &Path, patience: Duration) {
     let deadline = Instant::now() + patience;
     for _ in 0..ROUNDS {
         let below = namespaces.to_owned();
-        let Ok(found) = timeout(LOOK, blocking(move || plugins_of(&below))).await else {
-            tracing::warn!("a process does not let its environment be read");
-            return;
+        let found = match timeout(LOOK, blocking(move || plugins_of(&below))).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "look for plugins of the daemon before");
+                sleep(PAUSE).await;
+                continue;
+            }
+            Err(_) => {
+                tracing::warn!("a process does not let its environment be read");
+                return;
+            }
         };
         if found.is_empty() {
             return;
         }
         tracing::info!(count = found.len(), "plugins of the daemon before are still at work");
-        for (pid, started) in found {
-            end(pid, started, deadline).await;
+        for plugin in found {
+            end(plugin, deadline).await;
         }
     }
 }
 
 /// Waits for a process until `deadline`, then kills it.
-async fn end(pid: i32, started: u64, deadline: Instant) {
-    let find = || Process::find(pid, started).ok().flatten();
+async fn end(Leftover { pid, start_time }: Leftover, deadline: Instant) {
+    let find = || Process::find(pid, start_time).ok().flatten();
     if let Some(process) = find() {
         timeout_at(deadline, process.ended()).await.ok();
     }
@@ -63,19 +75,10 @@ async fn end(pid: i32, started: u64, deadline: Instant) {
     }
 }
 
-/// Pids and start times of the processes whose `CNI_NETNS` is below `namespaces`.
-fn plugins_of(namespaces: &Path) -> Vec<(i32, u64)> {
+/// The processes whose `CNI_NETNS` is below `namespaces`. Blocks.
+fn plugins_of(namespaces: &Path) -> io::Result<Vec<Leftover>> {
     let wanted = [b"CNI_NETNS=", namespaces.as_os_str().as_bytes(), b"/"].concat();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter_map(|pid| {
-        // RACE: the start time is read first, so a later owner of the pid is not taken for it.
-        let started = start_time(pid).ok().flatten()?;
-        let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
-        let ours = environment.split(|&byte| byte == 0).any(|entry| entry.starts_with(&wanted));
-        ours.then_some((pid, started))
-    })
-    .collect()
+    find(Text::Environment, |entries| entries.iter().any(|entry| entry.starts_with(&wanted)))
 }
 
 #[cfg(test)]
@@ -108,11 +111,11 @@ mod tests {
         let (dir, other) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
         let mut child = plugin(dir.path(), "sleep 1000 & wait");
         let mut stranger = plugin(other.path(), "exec sleep 1000");
-        while plugins_of(dir.path()).len() < 2 {
+        while plugins_of(dir.path()).expect("looked").len() < 2 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         settle(dir.path(), Duration::ZERO).await;
-        assert_eq!(plugins_of(dir.path()), []);
+        assert_eq!(plugins_of(dir.path()).expect("looked"), []);
         assert!(!child.wait().expect("reaped").success());
         assert!(stranger.try_wait().expect("asked").is_none());
         stranger.kill().expect("killed");

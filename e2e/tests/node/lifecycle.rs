@@ -345,7 +345,8 @@ pub(crate) fn an_end_that_nobody_saw_is_told_as_that(fixture: &Fixture) -> Resul
     ensure_nothing_new(&before, || node.traces())
 }
 
-pub(crate) fn a_start_that_fails_is_an_exit_with_a_log(fixture: &Fixture) -> Result<()> {
+/// A node with a handler `cannot-start`, whose runtime creates and then refuses to start.
+pub(crate) fn node_that_cannot_start(fixture: &Fixture) -> Result<Node> {
     let script = fixture.dir().join("cannot-start");
     let text = "#!/bin/sh\nfor word; do\n  [ \"$word\" = start ] && { echo no start today >&2; exit 1; }\n\
                 done\nexec /usr/sbin/runc \"$@\"\n";
@@ -356,7 +357,11 @@ pub(crate) fn a_start_that_fails_is_an_exit_with_a_log(fixture: &Fixture) -> Res
         script.display(),
         fixture.dir().join("cannot-start.state").display()
     );
-    let node = fixture.own_node(Options { config, ..Options::default() })?;
+    fixture.own_node(Options { config, ..Options::default() })
+}
+
+pub(crate) fn a_start_that_fails_is_an_exit_with_a_log(fixture: &Fixture) -> Result<()> {
+    let node = node_that_cannot_start(fixture)?;
     let image = fixture.busybox(&node)?;
     let pod_config = request::host_network_pod(&node, "fails");
     let pod = node.cri().run_pod_with(&pod_config, "cannot-start")?;

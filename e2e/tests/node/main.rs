@@ -122,6 +122,7 @@ fn main() -> ExitCode {
         every_rpc::the_beginning_of_an_id_is_enough_unless_several_begin_so,
         every_rpc::clients_that_hang_up_at_once_leave_nothing,
         retry::the_same_request_twenty_times_is_one_pod_and_one_container,
+        retry::a_repeated_start_is_told_how_the_first_one_went,
         retry::the_last_to_ask_has_the_name_while_it_is_being_made,
         retry::a_client_that_hangs_up_neither_interrupts_nor_leaks,
         nri::a_plugin_hears_of_a_life_in_order,

@@ -15,7 +15,8 @@ use e2e::traces::ensure_nothing_new;
 use e2e::wait::eventually;
 use tonic::Code;
 
-use crate::support::END;
+use crate::lifecycle::node_that_cannot_start;
+use crate::support::{END, add, ended};
 
 /// Equal requests at the same moment.
 const CLIENTS: usize = 20;
@@ -44,6 +45,57 @@ pub(crate) fn the_same_request_twenty_times_is_one_pod_and_one_container(
     at_once(|| Ok(node.cri().start(&id)?))?;
     at_once(|| Ok(node.cri().drop_pod(&pod)?))?;
     ensure_nothing_new(&before, || node.traces())
+}
+
+pub(crate) fn a_repeated_start_is_told_how_the_first_one_went(fixture: &Fixture) -> Result<()> {
+    let mut node = node_that_cannot_start(fixture)?;
+    let image = fixture.busybox(&node)?;
+    let before = node.traces().without_process();
+    let pod_config = request::host_network_pod(&node, "again");
+    let pod = node.cri().run_pod(&pod_config)?;
+    let failing =
+        node.cri().run_pod_with(&request::host_network_pod(&node, "never"), "cannot-start")?;
+    let made = |pod: &str, name: &str, command: &[&str]| {
+        add(&node, pod, &pod_config, request::container(name, &image, command))
+    };
+    let (runs, ends) =
+        (made(&pod, "runs", &["/bin/sleep", "1000"])?, made(&pod, "ends", &["/bin/true"])?);
+    let (fails, unasked) =
+        (made(&failing, "fails", &["/bin/true"])?, made(&pod, "unasked", &["/bin/true"])?);
+    // A start says one thing: nothing, or what went wrong.
+    let told = |id: &str| match node.cri().start(id) {
+        Ok(()) => None,
+        Err(status) => Some((status.code() as i32, status.message().to_owned())),
+    };
+    // While it starts, and a moment later.
+    for running in [&runs, &ends] {
+        ensure!(at_once(|| Ok(told(&running.id)))? == BTreeSet::from([None]), "{running:?}");
+    }
+    let answers = at_once(|| Ok(told(&fails.id)))?;
+    let refused = answers.first().cloned().flatten().context("started")?;
+    ensure!(answers.len() == 1 && refused.1.contains("no start today"), "{answers:?}");
+    // While it runs, when it has ended by itself, when it was stopped.
+    ensure!(told(&runs.id).is_none() && node.cri().container(&runs.id)?.started_at > 0);
+    let ended_at = ended(&node, &ends.id)?.finished_at;
+    node.cri().stop(&runs.id, 0)?;
+    node.cri().stop(&unasked.id, 0)?;
+    let late = |node: &Node| -> Result<()> {
+        let told = |id: &str| node.cri().start(id);
+        told(&ends.id)?;
+        told(&runs.id)?;
+        let again = told(&fails.id).err().context("started")?;
+        ensure!((again.code() as i32, again.message()) == (refused.0, &*refused.1), "{again:?}");
+        let never = told(&unasked.id).err().context("started")?;
+        ensure!(never.code() == Code::FailedPrecondition, "{never:?}");
+        // It was started once.
+        ensure!(node.cri().container(&ends.id)?.finished_at == ended_at);
+        Ok(())
+    };
+    late(&node)?;
+    node.restart()?;
+    late(&node)?;
+    node.remove_all_pods()?;
+    ensure_nothing_new(&before, || node.traces().without_process())
 }
 
 /// The kubelet comes back from a restart with another configuration for what it has asked already.

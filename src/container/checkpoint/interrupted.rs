@@ -4,23 +4,21 @@
 //! is waited for, however long it takes, because CRIU is in the middle of the container's processes,
 //! which do not survive its end. What is still frozen then is thawed.
 
-use std::fs;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{Frozen, clear};
 use crate::container::{ContainerError, ContainerRecord, Parts};
 use crate::ids::ContainerId;
 use crate::steps::blocking;
+use crate::sys::leftovers::{Text, find};
 
 /// Between two looks whether the runtime is still at work.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// Reading a command line waits for its process's memory, which one that hangs may have locked.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Lets a container go on that a former daemon froze, if it did. Others do not wait for that.
 pub fn recover(parts: &Arc<Parts>, record: &ContainerRecord) {
@@ -47,7 +45,15 @@ async fn thaw(
     marker: PathBuf,
 ) -> Result<(), ContainerError> {
     let id = record.id;
-    while timeout(PATIENCE, blocking(move || is_at_work(id))).await == Ok(true) {
+    loop {
+        match blocking(move || is_at_work(id)).await {
+            Ok(false) => break,
+            Ok(true) => {}
+            // Nobody knows: CRIU may be at work.
+            Err(error) => {
+                tracing::warn!(container = %id, %error, "look for the runtime of a checkpoint");
+            }
+        }
         sleep(LOOK).await;
     }
     let (cgroups, group) = (parts.cgroups.clone(), record.cgroup.clone());
@@ -58,15 +64,14 @@ async fn thaw(
 }
 
 /// Whether a runtime works on the container's checkpoint: one whose last argument is its id. Blocks.
-fn is_at_work(id: ContainerId) -> bool {
+fn is_at_work(id: ContainerId) -> io::Result<bool> {
     let id = id.to_string();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    lines.any(|line| {
-        let mut words = line.split(|&byte| byte == 0).rev().skip_while(|word| word.is_empty());
-        let verbs: [&[u8]; 3] = [b"pause", b"checkpoint", b"resume"];
-        words.next() == Some(id.as_bytes()) && words.any(|word| verbs.contains(&word))
-    })
+    let verbs: [&[u8]; 3] = [b"pause", b"checkpoint", b"resume"];
+    let found = find(Text::Arguments, |words| {
+        let mut words = words.iter().rev().skip_while(|word| word.is_empty());
+        words.next() == Some(&id.as_bytes()) && words.any(|word| verbs.contains(word))
+    })?;
+    Ok(!found.is_empty())
 }
 
 #[cfg(test)]
@@ -77,7 +82,7 @@ mod tests {
     #[test]
     fn a_runtime_at_work_is_known_by_its_last_argument() {
         let id = ContainerId::random();
-        assert!(!is_at_work(id));
+        assert!(!is_at_work(id).expect("looked"));
         let id_word = id.to_string();
         // The shell ignores what comes after its script.
         let start = |words: &[&str]| {
@@ -92,7 +97,7 @@ mod tests {
             (vec!["exec", &id_word], false),
         ] {
             let mut child = start(&words);
-            assert_eq!(is_at_work(id), expected, "{words:?}");
+            assert_eq!(is_at_work(id).expect("looked"), expected, "{words:?}");
             drop(child.stdin.take());
             child.wait().expect("end");
         }
