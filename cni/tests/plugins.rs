@@ -117,7 +117,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(10));
@@ -311,17 +311,26 @@ async fn how_a_plugin_died_is_said() {
 
 #[tokio::test]
 async fn a_hanging_plugin_is_killed_with_its_children_at_its_deadline() {
-    let mut f = Fixture::new();
-    f.deadline = Duration::from_millis(300);
-    let hangs = "trap '' TERM; sleep 1000 & echo $! > $DIR/child; echo $$ > $DIR/main; wait; wait";
-    f.plugin("first", hangs);
-    let error = f.network(&list("1.0.0", &["first"])).add(&attachment()).await.unwrap_err();
-    assert!(error.is_timeout(), "{}", chain(&error));
-    assert!(chain(&error).contains("plugin first did not finish ADD within 300ms"));
-    for name in ["child", "main"] {
-        let pid = fs::read_to_string(f.path(name)).unwrap();
-        eventually("the whole group is dead", || !is_running(pid.trim()));
+    let hangs = "trap '' TERM; sleep 1000 & echo $! > $DIR/child; echo $$ > $DIR/main.new
+                 mv $DIR/main.new $DIR/main; wait; wait";
+    // The first deadline that leaves the plugin the time to begin.
+    for deadline in [300, 3_000, 30_000].map(Duration::from_millis) {
+        let mut f = Fixture::new();
+        f.deadline = deadline;
+        f.plugin("first", hangs);
+        let error = f.network(&list("1.0.0", &["first"])).add(&attachment()).await.unwrap_err();
+        assert!(error.is_timeout(), "{}", chain(&error));
+        let expected = format!("plugin first did not finish ADD within {deadline:?}");
+        assert!(chain(&error).contains(&expected), "{}", chain(&error));
+        if f.path("main").exists() {
+            for name in ["child", "main"] {
+                let pid = fs::read_to_string(f.path(name)).unwrap();
+                eventually("the whole group is dead", || !is_running(pid.trim()));
+            }
+            return;
+        }
     }
+    panic!("the plugin never began");
 }
 
 #[tokio::test]
@@ -345,10 +354,9 @@ async fn an_answer_ends_with_the_plugin_even_if_a_child_keeps_the_pipe() {
     let f = Fixture::new();
     let leaves = format!("sleep 1000 & echo $! > $DIR/child\n{OK_ADD}");
     f.plugin("first", &leaves);
-    let started = Instant::now();
+    // The deadline is far below the child's time.
     let result = f.network(&list("1.0.0", &["first"])).add(&attachment()).await.unwrap();
     assert_eq!(result.ips.len(), 1);
-    assert!(started.elapsed() < Duration::from_secs(10));
     let pid = fs::read_to_string(f.path("child")).unwrap();
     assert!(is_running(pid.trim()), "a plugin may leave a program behind");
     let killed = std::process::Command::new("kill").arg(pid.trim()).status().unwrap();

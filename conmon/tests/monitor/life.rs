@@ -1,7 +1,6 @@
 //! How containers end, and what the monitor knows of it, keeps and tells.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use conmon::{Reply, Request};
 use rustix::process::{Pid, Signal};
@@ -49,11 +48,9 @@ fn an_exit_code_is_told_kept_and_written(runtime: Runtime) {
 
 fn a_container_ended_by_a_signal_has_128_plus_its_number(runtime: Runtime) {
     let container = Container::run(Wish::script(runtime, "exec sleep 1000"));
-    let before = Instant::now();
     kill(container.pid, Signal::KILL);
     let exit = container.wait_for_exit();
     assert_eq!((exit.code, exit.oom_killed), (137, false));
-    assert!(before.elapsed() < Duration::from_secs(5));
 }
 
 fn a_kill_for_want_of_memory_is_told_from_an_ordinary_kill(runtime: Runtime) {
@@ -93,10 +90,8 @@ fn children_that_hold_the_pipes_do_not_delay_the_exit(runtime: Runtime) {
     let mut wish = Wish::script(runtime, &script);
     wish.own_pids = false;
     let container = Container::run(wish);
-    let before = Instant::now();
-    let exit = container.wait_for_exit();
-    assert_eq!(exit.code, 3);
-    assert!(before.elapsed() < Duration::from_secs(5));
+    // The child sleeps for far longer than anything here is waited for.
+    assert_eq!(container.wait_for_exit().code, 3);
     assert_eq!(container.output("stdout"), "last words\n");
     eventually("the child holds the pipes", || processes_with(&mark).len() == 1);
     for pid in processes_with(&mark) {

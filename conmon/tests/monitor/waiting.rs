@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 /// Far more than anything takes on a busy machine; only a failing test waits that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Deadlines in milliseconds, shortest first, for a test of what happens when one passes: the first
+/// that left the other side the time to get where it is to be met. A busy machine needs a longer one.
+pub(crate) const DEADLINES: [u64; 3] = [300, 3_000, 30_000];
+
 /// Waits until `done`, and fails the test with `what` if that never comes.
 pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;

@@ -181,11 +181,12 @@ async fn a_tag_that_moves_leaves_the_old_image_without_it() {
 #[tokio::test]
 async fn a_pull_outlives_its_caller_and_is_joined() {
     let fixture = Fixture::new(vec![Layer::of(&[("a", "x")])]);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let slow = fixture.lie({
-        let fixture = fixture.clone();
+        let (fixture, gate) = (fixture.clone(), gate.clone());
         move |asked| {
             let answer = fixture.answer(asked);
-            asked.path.contains("/blobs/").then(|| answer.delay(Duration::from_millis(100)))
+            asked.path.contains("/blobs/").then(|| answer.behind(&gate))
         }
     });
     let server = slow.await;
@@ -198,7 +199,14 @@ async fn a_pull_outlives_its_caller_and_is_joined() {
     eventually("the pull has begun", || !server.asked("/blobs/").is_empty()).await;
     first.abort();
     assert!(first.await.expect_err("aborted").is_cancelled());
-    let image = pull(&images, &server.image("x")).await.expect("joined");
+    let second = tokio::spawn({
+        let (images, name) = (images.clone(), server.image("x"));
+        async move { pull(&images, &name).await }
+    });
+    // It has joined, or will at the latest when the grace of the first is over.
+    tokio::time::sleep(2 * GRACE).await;
+    gate.close();
+    let image = second.await.expect("no panic").expect("joined");
     assert_eq!(image.id.to_string(), fixture.id());
     assert_eq!(server.asked("/manifests/").len(), 1);
 }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::image::store::lock;
@@ -33,6 +34,7 @@ pub(super) struct Answer {
     headers: Vec<(String, String)>,
     body: Body,
     delay: Duration,
+    gate: Option<Arc<Semaphore>>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,7 +55,7 @@ impl Answer {
 
     pub(super) fn status(status: u16) -> Self {
         let body = Body::Whole(Vec::new());
-        Self { status, headers: Vec::new(), body, delay: Duration::ZERO }
+        Self { status, headers: Vec::new(), body, delay: Duration::ZERO, gate: None }
     }
 
     pub(super) fn header(mut self, name: &str, value: &str) -> Self {
@@ -68,6 +70,12 @@ impl Answer {
 
     pub(super) fn delay(mut self, delay: Duration) -> Self {
         self.delay = delay;
+        self
+    }
+
+    /// Waits until `gate` is closed as a semaphore, which opens it.
+    pub(super) fn behind(mut self, gate: &Arc<Semaphore>) -> Self {
+        self.gate = Some(gate.clone());
         self
     }
 
@@ -159,6 +167,9 @@ async fn serve(
     lock(log).push(asked.clone());
     let answer = handler(&asked);
     tokio::time::sleep(answer.delay).await;
+    if let Some(gate) = &answer.gate {
+        gate.acquire().await.err();
+    }
     stream.write_all(answer.head().as_bytes()).await?;
     match answer.body {
         Body::Whole(bytes) => stream.write_all(&bytes).await?,

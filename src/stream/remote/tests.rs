@@ -9,8 +9,15 @@ use tokio::sync::watch;
 const JSON: Version = Version { form: Form::Json, resize: true };
 const ALL: Wanted = Wanted { stdin: true, stdout: true, stderr: true, tty: false };
 
-/// The streams that a SPDY client with these `streamtype`s gets, and what it reads then.
-async fn opened(kinds: &[&str], wanted: Wanted) -> (Option<Streams>, Vec<u8>) {
+/// Far more than anything takes here.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// After this nothing more comes.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// The streams that a SPDY client with these `streamtype`s gets, and what it reads then. They are
+/// waited for so long.
+async fn opened(kinds: &[&str], wanted: Wanted, patience: Duration) -> (Option<Streams>, Vec<u8>) {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let (opener, streams) = mpsc::channel(4);
     let (here, _presence) = watch::channel(true);
@@ -23,27 +30,25 @@ async fn opened(kinds: &[&str], wanted: Wanted) -> (Option<Streams>, Vec<u8>) {
         let head = [&[0x80, 3, 0, 1][..], &(body.len() as u32).to_be_bytes()].concat();
         client.write_all(&[head, body].concat()).await.expect("the server reads");
     }
-    let all = tokio::time::timeout(Duration::from_millis(500), from_spdy(streams, wanted, JSON));
-    let all = all.await.ok().flatten();
+    let all = tokio::time::timeout(patience, from_spdy(streams, wanted, JSON)).await.ok().flatten();
+    // A ping is answered after all that was there to be said.
+    let ping = [0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1];
+    client.write_all(&ping).await.expect("the server reads");
     let mut answers = Vec::new();
-    // Until nothing more comes.
-    while let Ok(read) =
-        tokio::time::timeout(Duration::from_millis(200), client.read_buf(&mut answers)).await
-    {
-        if read.expect("answers") == 0 {
-            break;
-        }
+    while !answers.windows(ping.len()).any(|frame| frame == ping) {
+        let read = tokio::time::timeout(PATIENCE, client.read_buf(&mut answers)).await;
+        assert!(read.expect("an answer").expect("answers") > 0, "{answers:?}");
     }
     (all, answers)
 }
 
 #[tokio::test]
 async fn streams_are_found_by_their_type_in_any_order() {
-    let (streams, _) = opened(&["stderr", "stdin", "error", "stdout"], ALL).await;
+    let (streams, _) = opened(&["stderr", "stdin", "error", "stdout"], ALL, PATIENCE).await;
     let streams = streams.expect("all are there");
     assert!(streams.stdin.is_some() && streams.stdout.is_some() && streams.stderr.is_some());
     let only = Wanted { stdin: false, stdout: true, stderr: false, tty: true };
-    let (streams, _) = opened(&["error", "stdout", "resize"], only).await;
+    let (streams, _) = opened(&["error", "stdout", "resize"], only, PATIENCE).await;
     let streams = streams.expect("all are there");
     assert!(streams.stdin.is_none() && streams.stderr.is_none());
 }
@@ -53,12 +58,12 @@ async fn a_stream_too_many_is_reset_and_one_too_few_is_waited_for() {
     let reset = [0x80, 3, 0, 3, 0, 0, 0, 8, 0, 0, 0, 3, 0, 0, 0, 5];
     let only = Wanted { stdin: false, stdout: true, stderr: false, tty: false };
     for second in ["nonsense", "error", "stdin", "STDOUT", ""] {
-        let (streams, answers) = opened(&["error", second, "stdout"], only).await;
+        let (streams, answers) = opened(&["error", second, "stdout"], only, PATIENCE).await;
         assert!(streams.is_some(), "{second}");
         assert!(answers.windows(16).any(|frame| frame == reset), "{second}: {answers:?}");
     }
     for kinds in [&["stdout"][..], &["error"], &["error", "error"]] {
-        assert!(opened(kinds, only).await.0.is_none(), "{kinds:?}");
+        assert!(opened(kinds, only, SILENCE).await.0.is_none(), "{kinds:?}");
     }
 }
 
