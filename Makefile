@@ -52,7 +52,8 @@ test: tools check unit e2e critest guest-smoke ## everything CI checks
 
 check: need-cargo ## format, lints and documentation
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy $(ALL) --all-targets --test node -- -D warnings
+	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
+	$(CARGO) clippy $(ALL) --test node -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc $(ALL) --no-deps
 
 unit: tools ## unit and component tests, layout

@@ -191,15 +191,12 @@ fn name_of(line: &str) -> Option<&str> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     /// AppArmor with a parser that is this shell script.
     fn with_parser(dir: &Path, script: &str) -> Apparmor {
         let parser = dir.join("parser");
-        fs::write(&parser, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&parser, PermissionsExt::from_mode(0o755)).unwrap();
+        crate::testing::program(&parser, &format!("#!/bin/sh\n{script}\n"));
         Apparmor { enabled: true, parser: Some(parser), loaded: dir.join("profiles") }
     }
 

@@ -37,3 +37,6 @@ pub mod steps;
 pub mod undo;
 
 pub mod sys;
+
+#[cfg(test)]
+mod testing;

@@ -180,6 +180,20 @@ impl Drop for Program {
     }
 }
 
+/// Makes `text` a program at `path`.
+///
+/// Another process writes it: a child that is started elsewhere in that moment would inherit a
+/// descriptor that is open for writing, and until it is closed the program cannot be run (ETXTBSY).
+///
+/// # Errors
+/// If it cannot be written.
+pub fn install(path: &Path, text: &str) -> Result<()> {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path);
+    run_with_input(&mut install, text.as_bytes())?.ok()?;
+    Ok(())
+}
+
 /// The last `lines` lines of `text`.
 pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();

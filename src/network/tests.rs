@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use super::*;
@@ -52,8 +51,7 @@ impl Fixture {
              cat > $DIR/input.$CNI_COMMAND\necho \"$CNI_ARGS\" > $DIR/args.$CNI_COMMAND\n\
              echo $CNI_COMMAND $CNI_CONTAINERID >> $DIR/calls\n{body}\n"
         );
-        fs::write(&new, text).unwrap();
-        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        crate::testing::program(&new, &text);
         fs::rename(new, self.path("bin/p")).unwrap();
     }
 

@@ -40,12 +40,10 @@ fn said(program: &Path, what: &str, words: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn program(dir: &Path, script: &str) -> PathBuf {
         let path = dir.join("criu");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("script");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("mode");
+        crate::testing::program(&path, &format!("#!/bin/sh\n{script}\n"));
         path
     }
 

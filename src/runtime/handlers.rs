@@ -123,10 +123,8 @@ mod tests {
     async fn each_handler_is_usable_or_says_why_not() {
         let dir = tempfile::tempdir().unwrap();
         let good = dir.path().join("good");
-        std::fs::write(&good, "#!/bin/sh\n[ $1 = --version ] && echo good version 1.2.3\n")
-            .unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&good, mode).unwrap();
+        let script = "#!/bin/sh\n[ $1 = --version ] && echo good version 1.2.3\n";
+        crate::testing::program(&good, script);
         let runtime = config::Runtime {
             default_handler: "good".to_owned(),
             monitor: dir.path().join("absent"),

@@ -210,7 +210,6 @@ fn parse_version(answer: &str) -> Option<Version> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::os::unix::fs::PermissionsExt;
     use std::time::Instant;
 
     use super::*;
@@ -219,8 +218,7 @@ mod tests {
     fn program(script: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("program");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        crate::testing::program(&path, &format!("#!/bin/sh\n{script}\n"));
         (dir, path)
     }
 

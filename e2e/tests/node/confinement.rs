@@ -228,7 +228,7 @@ pub(crate) fn mounts_arrive_with_their_options(fixture: &Fixture) -> Result<()> 
     fs::create_dir_all(devices.join("below"))?;
     for (path, minor) in [("null", "3"), ("below/zero", "5")] {
         let path = devices.join(path).display().to_string();
-        e2e::program::output("mknod", &[&path, "c", "1", minor])?;
+        e2e::program::output("mknod", [&path, "c", "1", minor])?;
     }
     let mount = |from: &str, to: &str, readonly: bool| pb::Mount {
         host_path: dir.join(from).display().to_string(),

@@ -13,7 +13,7 @@ use e2e::raw::{Patience, Raw};
 use e2e::request;
 use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
-use tonic::Code::{self, FailedPrecondition, InvalidArgument, NotFound, Ok as Fine};
+use tonic::Code::{self, InvalidArgument, NotFound, Ok as Fine};
 use tonic::Status;
 
 use crate::support::{Running, add};
@@ -131,7 +131,7 @@ const ROWS: &[Row] = &[
     (
         "StartContainer",
         InvalidArgument,
-        Container(NotFound, FailedPrecondition, |raw, id| {
+        Container(NotFound, Fine, |raw, id| {
             raw.call("StartContainer", pb::StartContainerRequest { container_id: id.into() })
         }),
     ),

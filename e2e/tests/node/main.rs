@@ -36,6 +36,7 @@ mod support;
 mod userns;
 mod volumes;
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn main() -> ExitCode {
     e2e::runner::main(&cases![
         daemon::version_config_and_check_say_what_they_should,

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
 use e2e::node::{Node, Options, address};
-use e2e::program::output;
+use e2e::program::{install, output};
 use e2e::request;
 use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
@@ -17,15 +16,16 @@ use e2e::wait::eventually;
 
 use crate::support::{END, exec, run_in};
 
-/// A port of this machine for the test of port mappings.
-const PORT: u16 = 18_080;
+/// How long a server may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
 
 pub(crate) fn pods_reach_each_other_and_a_host_port_leads_in(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
+    let port = free_port()?;
     let mut pod_config = request::pod(&node, "server");
     pod_config.port_mappings = vec![
-        mapping(80, PORT),
+        mapping(80, port),
         // CRI PortMapping: no host port is no mapping.
         mapping(81, 0),
     ];
@@ -49,13 +49,13 @@ pub(crate) fn pods_reach_each_other_and_a_host_port_leads_in(fixture: &Fixture) 
     ensure!(interfaces.contains(&format!("{other}/24")), "{interfaces}");
 
     eventually("host port leads in", END, || {
-        let said = get(SocketAddr::from(([127, 0, 0, 1], PORT)))?;
+        let said = get(SocketAddr::from(([127, 0, 0, 1], port)))?;
         ensure!(said.ends_with("hello\n"), "{said:?}");
         Ok(())
     })?;
     node.cri().drop_pod(&server.pod)?;
     ensure!(
-        get(SocketAddr::from(([127, 0, 0, 1], PORT))).is_err(),
+        get(SocketAddr::from(([127, 0, 0, 1], port))).is_err(),
         "the port still leads somewhere"
     );
     Ok(())
@@ -65,9 +65,20 @@ fn mapping(container_port: i32, host_port: u16) -> pb::PortMapping {
     pb::PortMapping { container_port, host_port: host_port.into(), ..pb::PortMapping::default() }
 }
 
+/// A port of this machine that nobody listens on, and that no connection is given by chance.
+fn free_port() -> Result<u16> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let first: u16 = range.split_whitespace().next().context("no port range")?.parse()?;
+    // Another test run begins elsewhere.
+    let begin = 10_000 + u16::try_from(std::process::id() % 10_000)?;
+    let mut ports = (begin..first).chain(10_000..begin);
+    let free = ports.find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok());
+    free.context("no port is free")
+}
+
 fn get(from: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&from, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut stream = TcpStream::connect_timeout(&from, ANSWER)?;
+    stream.set_read_timeout(Some(ANSWER))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut said = String::new();
     stream.read_to_string(&mut said)?;
@@ -159,8 +170,7 @@ pub(crate) fn a_failing_plugin_is_undone_and_owed_deletes_are_paid(
          exec /usr/lib/cni/tuning\n",
         switch.display()
     );
-    fs::write(&plugin, script)?;
-    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755))?;
+    install(&plugin, &script)?;
     let mut conf: serde_json::Value = serde_json::from_slice(&fs::read(node.network_file())?)?;
     conf["plugins"].as_array_mut().context("plugins")?.push(serde_json::json!({"type": "moody"}));
     fs::write(node.network_file(), serde_json::to_vec(&conf)?)?;

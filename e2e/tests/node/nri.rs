@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
 use e2e::node::{Node, Options};
-use e2e::program::Program;
+use e2e::program::{Program, install};
 use e2e::runner::Fixture;
 use e2e::wait::eventually;
 use e2e::{layout, request};
@@ -262,8 +261,7 @@ pub(crate) fn installed_plugins_come_and_go_with_the_daemon(fixture: &Fixture) -
     let program = layout::tool("nriplugin")?;
     let script = format!("#!/bin/sh\nexec {} -log {}\n", program.display(), log.display());
     let installed = plugins.join("30-installed");
-    fs::write(&installed, script)?;
-    fs::set_permissions(&installed, PermissionsExt::from_mode(0o755))?;
+    install(&installed, &script)?;
     fs::write(configs.join("installed.conf"), "its: configuration\n")?;
     node.spawn()?;
     // It is there before the first request.
@@ -281,7 +279,7 @@ pub(crate) fn installed_plugins_come_and_go_with_the_daemon(fixture: &Fixture) -
     eventually("the plugin is started again", Duration::from_secs(20), || {
         let heard = lines(&log)?;
         let pictures = heard.iter().filter(|line| line["event"] == "Synchronize");
-        let last = pictures.clone().last().cloned().unwrap_or_default();
+        let last = pictures.clone().next_back().cloned().unwrap_or_default();
         ensure!(pictures.count() == 2 && last["pods"] == serde_json::json!([pod]), "{last}");
         Ok(())
     })?;

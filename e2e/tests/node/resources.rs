@@ -1,13 +1,12 @@
 //! Limits that change while a container lives (in-place pod resize).
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
 use e2e::node::{Node, Options};
+use e2e::program::install;
 use e2e::request::{self, resources};
 use e2e::runner::Fixture;
 use e2e::wait::eventually;
@@ -219,8 +218,7 @@ pub(crate) fn a_runtime_that_hangs_in_an_update_holds_up_nothing_else(
     let script = fixture.dir().join("hangs");
     let text = "#!/bin/sh\nfor word; do\n  [ \"$word\" = update ] && exec sleep 1000\ndone\n\
                 exec /usr/sbin/runc \"$@\"\n";
-    fs::write(&script, text)?;
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    install(&script, text)?;
     let config = format!("[runtime.handlers.hangs]\npath = \"{}\"\n", script.display());
     let node = fixture.own_node(Options { config, ..Options::default() })?;
     let image = fixture.busybox(&node)?;

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
 use e2e::node::{Node, Options};
+use e2e::program::install;
 use e2e::request;
 use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
@@ -111,8 +111,7 @@ pub(crate) fn the_last_to_ask_has_the_name_while_it_is_being_made(fixture: &Fixt
     let plugin =
         format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] && {{ {pause}; }}\nexec /usr/lib/cni/tuning\n");
     for (name, script) in [("patient-runc", runtime), ("patient", plugin)] {
-        fs::write(dir.join(name), script)?;
-        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755))?;
+        install(&dir.join(name), &script)?;
     }
     let config = format!(
         "[runtime.handlers.patient]\npath = \"{dir}/patient-runc\"\n\

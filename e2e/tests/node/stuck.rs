@@ -2,7 +2,6 @@
 //! other containers stop.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
 use e2e::hung::Hung;
 use e2e::node::{Node, Options};
+use e2e::program::install;
 use e2e::request;
 use e2e::runner::Fixture;
 use e2e::wait::eventually;
@@ -18,8 +18,9 @@ use tonic::Code;
 
 use crate::support::{self, END, Running};
 
-/// What a call that only reads may take here. It takes a few milliseconds; the machine may be busy.
-const PROMPT: Duration = Duration::from_secs(2);
+/// What a call that only reads may take here. It takes a few milliseconds; the machine may be busy,
+/// and what is stuck is so for longer.
+const PROMPT: Duration = Duration::from_secs(9);
 
 /// The daemon gives a path that does not answer ten seconds.
 const PATH_GIVEN_UP: Duration = Duration::from_secs(40);
@@ -118,8 +119,7 @@ fn hanging_in(fixture: &Fixture, verb: &str) -> Result<(Node, PathBuf)> {
          exec /usr/sbin/runc \"$@\"\n",
         stuck = stuck.display()
     );
-    fs::write(&program, script)?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    install(&program, &script)?;
     fs::write(&stuck, "")?;
     let config = format!(
         "[runtime.handlers.hanging]\ntype = \"oci\"\npath = \"{}\"\nroot = \"{}\"\n",
@@ -153,19 +153,19 @@ fn sleeper(node: &Node, image: &str, name: &str) -> Result<Running> {
 
 /// Every read answers at once, and the bystander stops and goes.
 fn everybody_else_is_served(node: &Node, bystander: &Running) -> Result<()> {
-    type Call<'a> = (&'a str, Box<dyn Fn() -> Result<()> + 'a>);
+    type Call<'a> = (&'a str, Box<dyn Fn() -> Result<(), tonic::Status> + 'a>);
     let cri = node.cri();
     let calls: [Call<'_>; 10] = [
-        ("Status", Box::new(|| Ok(drop(cri.status_rpc(pb::StatusRequest { verbose: true })?)))),
-        ("ListPodSandbox", Box::new(|| Ok(drop(cri.pods()?)))),
-        ("PodSandboxStatus", Box::new(|| Ok(drop(cri.pod(&bystander.pod)?)))),
-        ("ListContainers", Box::new(|| Ok(drop(cri.containers()?)))),
-        ("ContainerStatus", Box::new(|| Ok(drop(cri.container_verbose(&bystander.id, true)?)))),
-        ("ListImages", Box::new(|| Ok(drop(cri.list_images_rpc(Default::default())?)))),
-        ("ContainerStats", Box::new(|| Ok(drop(cri.container_stats(&bystander.id)?)))),
-        ("ListContainerStats", Box::new(|| Ok(drop(cri.all_container_stats(Default::default())?)))),
-        ("ListPodSandboxStats", Box::new(|| Ok(drop(cri.all_pod_stats(Default::default())?)))),
-        ("ListPodSandboxMetrics", Box::new(|| Ok(drop(cri.pod_metrics()?)))),
+        ("Status", Box::new(|| cri.status_rpc(pb::StatusRequest { verbose: true }).map(drop))),
+        ("ListPodSandbox", Box::new(|| cri.pods().map(drop))),
+        ("PodSandboxStatus", Box::new(|| cri.pod(&bystander.pod).map(drop))),
+        ("ListContainers", Box::new(|| cri.containers().map(drop))),
+        ("ContainerStatus", Box::new(|| cri.container_verbose(&bystander.id, true).map(drop))),
+        ("ListImages", Box::new(|| cri.list_images_rpc(Default::default()).map(drop))),
+        ("ContainerStats", Box::new(|| cri.container_stats(&bystander.id).map(drop))),
+        ("ListContainerStats", Box::new(|| cri.all_container_stats(Default::default()).map(drop))),
+        ("ListPodSandboxStats", Box::new(|| cri.all_pod_stats(Default::default()).map(drop))),
+        ("ListPodSandboxMetrics", Box::new(|| cri.pod_metrics().map(drop))),
     ];
     for (name, call) in &calls {
         let began = Instant::now();

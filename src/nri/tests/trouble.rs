@@ -182,25 +182,25 @@ async fn more_connections_than_there_are_places_are_closed_at_once() {
 
 #[tokio::test]
 async fn installed_plugins_are_started_with_their_connection_and_configuration_and_end_with_us() {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let (plugins, configs) = (dir.path().join("plugins"), dir.path().join("conf.d"));
     std::fs::create_dir(&plugins).unwrap();
     std::fs::create_dir(&configs).unwrap();
     let note = dir.path().join("note");
-    let install = |name: &str, mode: u32| {
+    let install = |name: &str| {
         let path = plugins.join(name);
         let line = "echo $NRI_PLUGIN_NAME $NRI_PLUGIN_IDX $NRI_PLUGIN_SOCKET";
         let script = format!(
             "#!/bin/sh\n{line} $(readlink /proc/self/fd/3 | cut -c 1-6) $$ >>{}\nexec sleep 1000\n",
             note.display()
         );
-        std::fs::write(&path, script).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        crate::testing::program(&path, &script);
+        path
     };
-    install("07-one", 0o755);
-    install("not-a-plugin", 0o755);
-    install("08-not-executable", 0o644);
+    install("07-one");
+    install("not-a-plugin");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(install("08-not-executable"), mode).unwrap();
     let node = Node::with(|config| {
         config.plugin_dir = plugins.clone();
         config.plugin_config_dir = configs;
