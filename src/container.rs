@@ -39,6 +39,7 @@ pub mod spec;
 pub mod start;
 pub mod state;
 pub mod stop;
+pub mod targets;
 pub mod tell;
 pub mod update;
 pub mod user;

@@ -91,6 +91,26 @@ impl Registry {
         Ok(())
     }
 
+    /// The reference of a new image `name`: that of `base` and the layer in the archive `layer`.
+    ///
+    /// # Errors
+    /// If skopeo or umoci fails.
+    pub fn derive(&self, base: &str, name: &str, layer: &Path) -> Result<String> {
+        let dir = tempfile::tempdir_in(&self.remains.dir)?;
+        let layout = dir.path().join("layout").display().to_string();
+        let (local, image) = (format!("{layout}:derived"), self.image(name));
+        let copy = |from: &str, to: &str| {
+            let insecure = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+            let words = ["copy", "--quiet", "--insecure-policy"].into_iter().chain(insecure);
+            output("skopeo", words.chain([from, to])).map(drop)
+        };
+        copy(&format!("docker://{}", self.image(base)), &format!("oci:{local}"))?;
+        let layer = layer.display().to_string();
+        output("umoci", ["--log=error", "raw", "add-layer", "--image", &local, &layer])?;
+        copy(&format!("oci:{local}"), &format!("docker://{image}"))?;
+        Ok(image)
+    }
+
     /// Copies one image of `from` into this registry, with the password if it wants one.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use super::spec::{ContainerSpec, User};
 use super::state::State;
 use super::{
     ContainerError, Parts, PodPlace, bundle, cleanup, confine, launch, remove, restore, signal,
-    tell, user, volumes,
+    targets, tell, user, volumes,
 };
 
 /// A container that exists.
@@ -136,10 +136,13 @@ async fn steps(
     })
     .await?;
     operation.step("plugins");
-    let config = adjusted(parts, told, &mut record, config, undo).await?;
+    let mut config = adjusted(parts, told, &mut record, config, undo).await?;
     blocking({
-        let (parts, id) = (parts.clone(), record.id);
-        move || bundle::write(&parts, &id, &config)
+        let (parts, id, name) = (parts.clone(), record.id, spec.name.clone());
+        move || {
+            targets::settle(&name, &parts.layout.rootfs(&id), &mut config)?;
+            bundle::write(&parts, &id, &config)
+        }
     })
     .await?;
     parts.save(&record).await?;

@@ -15,6 +15,7 @@ mod events;
 mod every_rpc;
 mod execs;
 mod floods;
+mod hostile;
 mod images;
 mod lies;
 mod lifecycle;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         confinement::a_read_only_root_cannot_be_written,
         confinement::mounts_arrive_with_their_options,
         confinement::a_shared_process_namespace_has_our_pause,
+        hostile::an_images_links_lead_nowhere_on_the_node,
         volumes::an_image_is_a_volume,
         volumes::an_image_volume_that_cannot_be_says_so_first,
         volumes::image_volumes_outlive_the_daemon,
