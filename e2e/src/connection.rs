@@ -10,6 +10,8 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::wait::note;
+
 /// It connects when first used, and again after a restart of the daemon.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
@@ -39,7 +41,10 @@ impl Connection {
     }
 
     /// Waits for an answer.
+    #[track_caller]
     pub(crate) fn wait<F: Future>(&self, answer: F) -> F::Output {
+        let call = std::panic::Location::caller();
+        let _note = note(format!("an answer, {}:{}", call.file(), call.line()));
         self.tokio.block_on(answer)
     }
 }

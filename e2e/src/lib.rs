@@ -21,6 +21,7 @@ pub mod raw;
 pub mod registry;
 pub mod request;
 pub mod runner;
+pub mod shuffle;
 pub mod streaming;
 pub mod terminal;
 pub mod traces;

@@ -1,11 +1,11 @@
 //! One daemon with directories, a network and a control group that nothing else on the machine
 //! uses. Dropping it removes all of that, whatever state the daemon is in.
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -66,12 +66,14 @@ pub struct Node {
     _number: Flock<fs::File>,
 }
 
-/// The ends of the logs of nodes that were dropped since this was last emptied.
-static LAST_WORDS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+thread_local! {
+    /// The ends of the logs of nodes that this thread has dropped since this was last emptied.
+    static LAST_WORDS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
 
-/// Takes the ends of the logs of all nodes dropped since the last call.
+/// Takes the ends of the logs of all nodes that this thread has dropped since the last call.
 pub fn take_last_words() -> Vec<String> {
-    LAST_WORDS.lock().map(|mut words| std::mem::take(&mut *words)).unwrap_or_default()
+    LAST_WORDS.take()
 }
 
 impl Node {
@@ -358,6 +360,11 @@ level = "{log}"
         Traces::of(self.dir(), &self.names, self.daemon.as_ref().map(Program::pid))
     }
 
+    /// By what everything of it is found, whatever state it is in.
+    pub(crate) fn remains(&self) -> &Remains {
+        &self.remains
+    }
+
     /// The node's directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -423,9 +430,9 @@ impl Drop for Node {
         self.terminate().ok();
         let log = fs::read(self.log_file()).unwrap_or_default();
         let end = tail(&String::from_utf8_lossy(&log), SHOWN);
-        if let Ok(mut words) = LAST_WORDS.lock() {
-            words.push(format!("{}:\n{end}", self.log_file().display()));
-        }
+        let words = format!("{}:\n{end}", self.log_file().display());
+        // A thread that is ending has nobody to tell.
+        LAST_WORDS.try_with(|all| all.borrow_mut().push(words)).ok();
         self.remains.sweep();
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::wait::eventually;
+use crate::wait::{eventually, note};
 
 /// Longest time any program of the harness may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -67,6 +67,7 @@ fn finish(command: &mut Command, input: &[u8]) -> Result<Said> {
         // A program that does not read to the end is its own affair. The thread ends with it.
         thread::spawn(move || stdin.write_all(&input).ok());
     }
+    let _note = note(format!("end of {shown}"));
     let stdout = collect(child.stdout.take());
     let stderr = collect(child.stderr.take());
     let status = match wait(&mut child, LIMIT) {
@@ -105,7 +106,9 @@ fn collect(from: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u
 }
 
 fn wait(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
-    eventually("end of the program", limit, || child.try_wait()?.context("still running"))
+    eventually(&format!("end of process {}", child.id()), limit, || {
+        child.try_wait()?.context("still running")
+    })
 }
 
 /// A program in the background; killed and waited for when dropped.

@@ -82,12 +82,30 @@ impl Registry {
     /// # Errors
     /// If a tool is missing or fails.
     pub fn seed(&self) -> Result<()> {
-        let layout = self.remains.dir.join("layout");
+        Self::build_images(&self.remains.dir)?;
+        self.push(&self.remains.dir)
+    }
+
+    /// Builds the test images below `dir`, for [`push`](Self::push).
+    ///
+    /// # Errors
+    /// If a tool is missing or fails.
+    pub fn build_images(dir: &Path) -> Result<()> {
         let busybox = layout::tool("busybox")?;
         let mut build = Command::new(layout::source("images/build.sh"));
-        run(build.arg(busybox).arg(&layout))?.ok().context("build the test images")?;
+        run(build.arg(busybox).arg(dir.join("layout")))?.ok().context("build the test images")?;
+        Ok(())
+    }
+
+    /// Pushes the test images that were built below `dir`.
+    ///
+    /// # Errors
+    /// If a tool is missing or fails.
+    pub fn push(&self, dir: &Path) -> Result<()> {
         let mut push = Command::new(layout::source("images/push.sh"));
-        run(push.arg(&layout).arg(&self.address))?.ok().context("push the test images")?;
+        run(push.arg(dir.join("layout")).arg(&self.address))?
+            .ok()
+            .context("push the test images")?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use e2e::cases;
+use e2e::runner::Case;
 
 mod bad_requests;
 mod checkpoint;
@@ -37,9 +38,14 @@ mod support;
 mod userns;
 mod volumes;
 
-#[allow(clippy::too_many_lines, reason = "a table")]
 fn main() -> ExitCode {
-    e2e::runner::main(&cases![
+    e2e::runner::main(&together(), &alone())
+}
+
+/// Tests that leave the machine to others as well.
+#[allow(clippy::too_many_lines, reason = "a table")]
+fn together() -> Vec<Case> {
+    cases![
         daemon::version_config_and_check_say_what_they_should,
         daemon::every_mistake_of_a_configuration_is_named_with_file_key_and_line,
         daemon::a_long_state_directory_is_as_good_as_a_short_one,
@@ -61,15 +67,12 @@ fn main() -> ExitCode {
         images::an_image_goes_and_comes_by_tag_and_digest,
         images::an_image_stays_for_as_long_as_a_container_uses_it,
         images::plain_http_is_only_spoken_where_the_configuration_says_so,
-        lies::a_lying_registry_leaves_nothing_but_an_error,
         lifecycle::states_times_and_exit_codes_are_exact,
         lifecycle::stop_asks_waits_and_kills,
         lifecycle::stopping_and_removing_twice_or_never_made_is_fine,
         lifecycle::an_exec_that_takes_too_long_is_killed,
         lifecycle::an_exec_reports_both_outputs_and_the_code,
-        lifecycle::five_hundred_containers_report_zero,
         lifecycle::a_command_that_does_not_exist_is_a_clear_error,
-        logs::two_hundred_mebibytes_and_twenty_reopens_lose_nothing,
         logs::streams_partial_lines_and_the_last_line_are_tagged,
         network::pods_reach_each_other_and_a_host_port_leads_in,
         network::a_host_network_pod_needs_no_plugin,
@@ -108,12 +111,8 @@ fn main() -> ExitCode {
         resources::a_pods_resources_are_noted_while_it_is_ready,
         events::a_pods_life_is_told_in_its_order,
         events::an_end_that_overtakes_the_start_is_told_after_it,
-        events::who_never_reads_is_cut_off_and_the_other_hears_everything,
         events::who_never_reads_does_not_hold_up_the_end_of_the_daemon,
         events::a_new_daemon_tells_what_happens_to_old_pods,
-        stats::figures_of_a_busy_container_are_right_with_runc,
-        stats::figures_of_a_busy_container_are_right_with_crun,
-        stats::a_hundred_containers_are_listed_at_once_and_come_and_go_meanwhile,
         stats::what_does_not_run_has_no_figures_but_its_layer,
         stats::a_new_daemon_has_figures_of_old_containers,
         stats::metrics_have_the_names_and_labels_that_are_announced,
@@ -151,14 +150,8 @@ fn main() -> ExitCode {
         streaming::a_client_that_does_not_read_holds_up_nobody,
         streaming::many_clients_leave_room_for_probes,
         streaming::a_removed_container_ends_its_sessions,
-        streaming::a_thousand_dropped_clients_leave_nothing,
         streaming::tls_is_spoken_and_a_renewed_certificate_is_used,
-        execs::two_hundred_at_once_succeed_or_are_told_why_not,
         execs::a_frozen_container_holds_up_its_own_commands_alone,
-        floods::output_without_end_is_cut_and_costs_what_it_may,
-        floods::a_hundred_thousand_sizes_are_one_and_leave_nothing,
-        floods::clients_that_attach_and_vanish_leave_nothing,
-        floods::resets_and_headers_without_end_harm_nobody_else,
         sessions::a_killed_daemon_ends_its_sessions_and_not_the_container,
         sessions::a_client_whose_network_falls_silent_is_given_up,
         sessions::a_person_at_a_terminal_attaches_types_resizes_and_leaves,
@@ -176,6 +169,25 @@ fn main() -> ExitCode {
         restore::a_start_that_a_crash_cuts_off_is_not_lost,
         restore::what_is_no_checkpoint_of_the_pod_is_refused,
         restore::a_hostile_checkpoint_steers_nothing,
+    ]
+}
+
+/// Tests that measure what the daemon costs, or ask so much of the machine that others would wait.
+fn alone() -> Vec<Case> {
+    cases![
+        lies::a_lying_registry_leaves_nothing_but_an_error,
+        lifecycle::five_hundred_containers_report_zero,
+        logs::two_hundred_mebibytes_and_twenty_reopens_lose_nothing,
+        events::who_never_reads_is_cut_off_and_the_other_hears_everything,
+        stats::figures_of_a_busy_container_are_right_with_runc,
+        stats::figures_of_a_busy_container_are_right_with_crun,
+        stats::a_hundred_containers_are_listed_at_once_and_come_and_go_meanwhile,
+        streaming::a_thousand_dropped_clients_leave_nothing,
+        execs::two_hundred_at_once_succeed_or_are_told_why_not,
+        floods::output_without_end_is_cut_and_costs_what_it_may,
+        floods::a_hundred_thousand_sizes_are_one_and_leave_nothing,
+        floods::clients_that_attach_and_vanish_leave_nothing,
+        floods::resets_and_headers_without_end_harm_nobody_else,
         churn::two_hundred_pods_come_and_go_without_a_trace,
-    ])
+    ]
 }
