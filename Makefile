@@ -17,10 +17,13 @@ export CRISOL_MONITOR := $(TARGET)/monitor/$(TRIPLE)/monitor/conmon
 export CRISOL_CACHE   := $(CACHE)
 
 CRITEST := $(TARGET)/release/critest
+SUITE   := $(TARGET)/release/suite
+# What cargo tells of the test executables.
+ARTIFACTS := $(TARGET)/tests.json
 # What `make conformance` was asked to run; nothing means all there is.
 SELECTED := $(strip $(foreach v,ON RUNTIME FOCUS WEBSOCKET CHURN REPEAT,$($(v))))
 
-.PHONY: build daemon monitor tools run test check unit e2e critest conformance conformance-bench guest guest-smoke peer-tools bench fmt clean help
+.PHONY: build daemon monitor tools run test check unit e2e fuzz test-repeat critest conformance conformance-bench guest guest-smoke peer-tools bench fmt clean help
 .DEFAULT_GOAL := build
 
 build: daemon monitor ## the daemon and its monitor
@@ -48,7 +51,11 @@ guest-tools: ## the same, and User-Mode Linux
 run: tools build ## a pod from a registry image, shown through crictl; ONCE=1 ends by itself
 	@$(TARGET)/release/run $(if $(ONCE),--once)
 
-test: tools check unit e2e critest guest-smoke ## everything CI checks
+# Each of them runs, whatever became of the others.
+STEPS := check unit e2e critest-runc critest-crun guest-smoke
+
+test: ## everything CI checks; every step runs, and the end says what failed
+	+@MAKE="$(MAKE)" e2e/tools/steps.sh $(STEPS)
 
 check: need-cargo ## format, lints and documentation
 	$(CARGO) fmt --all --check
@@ -56,11 +63,27 @@ check: need-cargo ## format, lints and documentation
 	$(CARGO) clippy $(ALL) --test node -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc $(ALL) --no-deps
 
-unit: tools ## unit and component tests, layout
-	$(CARGO) test $(ALL) --no-fail-fast
+# Properties are tried with the same cases every time; `make fuzz` looks for others.
+unit: tools daemon test-executables ## unit and component tests, layout; TEST=words runs the tests that contain them
+	@PROPTEST_RNG_SEED=1 $(SUITE) unit $(ARTIFACTS) $(TEST)
+
+.PHONY: test-executables
+test-executables: need-cargo
+	@mkdir -p $(TARGET)
+	@$(CARGO) test $(ALL) --no-run --message-format=json-render-diagnostics >$(ARTIFACTS)
 
 e2e: tools build ## pods on this machine with real runc and crun; TEST=words runs the tests that contain them
 	$(CARGO) test $(ALL) --test node -- $(TEST)
+
+SEED ?= $(shell date +%s)
+
+test-repeat: tools build test-executables node-tests ## unit and e2e again and again in another order: N=20 LOAD=1 SEED=n TEST=words
+	@$(SUITE) repeat $(ARTIFACTS) $(TARGET)/node-tests $(TARGET)/repeat $(or $(N),20) $(SEED) \
+	    $(if $(LOAD),--load) $(TEST)
+
+fuzz: daemon test-executables ## every property with many other cases: CASES=20000 SEED=n; what fails is kept in proptest-regressions
+	@echo "seed $(SEED)"
+	@PROPTEST_CASES=$(or $(CASES),20000) PROPTEST_RNG_SEED=$(SEED) $(SUITE) unit $(ARTIFACTS) $(TEST)
 
 critest: critest-runc critest-crun ## the CRI validation suite on this machine, with a current runc and with crun
 
