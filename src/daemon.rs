@@ -281,6 +281,7 @@ impl Daemon {
         let pods = Layout::new(&self.reporter.config.root, &self.reporter.config.state).pods();
         left_running::settle(&pods, left_running::PATIENCE).await;
         self.containers.recover().await.context("find containers again")?;
+        settle_images(&self.containers, &self.images).await;
         self.pods.recover().await.context("find pods again")?;
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
         let objects = Arc::new(plugins::Objects { pods, containers });
@@ -290,7 +291,8 @@ impl Daemon {
         drop(steps::spawn("writable layers", self.layers.clone().sample()));
         drop(steps::spawn("statistics", self.stats.clone().sample()));
         drop(steps::spawn("owed networks", pay_networks(self.pods.clone(), self.owed.clone())));
-        drop(steps::spawn("sweep", sweep(self.pods.clone(), self.containers.clone())));
+        let (pods, containers) = (self.pods.clone(), self.containers.clone());
+        drop(steps::spawn("sweep", sweep(pods, containers, self.images.clone())));
         drop(steps::spawn("inventory", retake(self.reporter.clone(), self.containers.clone())));
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
         let gauges = gauge(pods, containers, self.reporter.clone(), self.metrics.clone());
@@ -329,7 +331,7 @@ async fn pay_networks(pods: Pods, owed: watch::Sender<usize>) {
 }
 
 /// Finishes what failed to be cleaned up, for as long as the daemon lives.
-async fn sweep(pods: Pods, containers: Containers) {
+async fn sweep(pods: Pods, containers: Containers, images: Images) {
     loop {
         tokio::time::sleep(SWEEP).await;
         for swept in [containers.recover().await, pods.recover().await] {
@@ -337,7 +339,25 @@ async fn sweep(pods: Pods, containers: Containers) {
                 tracing::error!(error = %chain(&error), "look for leftovers");
             }
         }
+        let again = images.clone();
+        blocking(move || again.look_again()).await;
+        settle_images(&containers, &images).await;
     }
+}
+
+/// Lets the image store clear away what nobody needs, once every container has said what it uses.
+async fn settle_images(containers: &Containers, images: &Images) {
+    let (containers, images) = (containers.clone(), images.clone());
+    blocking(move || match containers.are_all_known() {
+        Ok(true) => {
+            if let Err(error) = images.settle() {
+                tracing::warn!(error = %chain(&error), "clear the image store");
+            }
+        }
+        Ok(false) => tracing::warn!("not every container is found: the image store is not cleared"),
+        Err(error) => tracing::warn!(%error, "look for all containers"),
+    })
+    .await;
 }
 
 /// Looks at the runtimes again and again, so that a repaired node becomes ready.

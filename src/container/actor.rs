@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::claim::{Claim, Turn};
 use crate::events::What;
 use crate::ids::ContainerId;
-use crate::image::ImagePin;
+use crate::image::{ImageHold, ImagePin};
 use crate::monitor;
 use crate::nri::Told;
 use crate::registry::Registry;
@@ -62,6 +62,8 @@ pub struct Actor {
     monitor: (mpsc::Sender<monitor::Event>, mpsc::Receiver<monitor::Event>),
     /// Images that cannot be removed while the container lives.
     pins: Vec<ImagePin>,
+    /// The same of a container that was found again, and its layers.
+    hold: Option<ImageHold>,
     /// When the process is to be killed (again).
     kill_at: Option<Instant>,
     cleaning: bool,
@@ -112,6 +114,7 @@ pub fn new(
         ended: None,
         image: None,
         image_volumes: Vec::new(),
+        layers: Vec::new(),
         stop_signal: signal::TERM,
         user: None,
         process: None,
@@ -153,6 +156,7 @@ fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, B
         facts: mpsc::channel(MAX_FACTS),
         monitor: mpsc::channel(1),
         pins: Vec::new(),
+        hold: None,
         kill_at: None,
         cleaning: false,
         start_in_flight: false,
@@ -206,13 +210,9 @@ impl Actor {
     }
 
     /// Owns a container that a former daemon left, with the images it uses pinned.
-    pub async fn adopt(
-        mut self: Box<Self>,
-        pins: Vec<ImagePin>,
-        registry: Arc<Registry<Key, Handle>>,
-    ) {
+    pub async fn adopt(mut self: Box<Self>, hold: ImageHold, registry: Arc<Registry<Key, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
-        self.pins = pins;
+        self.hold = Some(hold);
         self.publish(None);
         self.creation.send_replace(Creation::Done);
         match self.record.state {
@@ -250,6 +250,7 @@ impl Actor {
         drop(listed);
         self.publish(Some(What::Deleted));
         self.pins.clear();
+        self.hold = None;
         tracing::info!(container = %self.record.id, "removed");
         answer(std::mem::take(&mut self.removing), &Ok(()));
         answer(std::mem::take(&mut self.stopping), &Ok(()));
