@@ -20,6 +20,7 @@ use crate::image::{ImageHold, ImagePin};
 use crate::monitor;
 use crate::nri::Told;
 use crate::registry::Registry;
+use crate::sys::pidfd;
 
 use super::create::Made;
 use super::handle::{Command, Creation, Handle, MAILBOX, Reply, answer};
@@ -345,23 +346,34 @@ impl Actor {
                     let message = "its monitor is gone; the exit status is unknown";
                     self.on_exit(Ended::unseen("MonitorLost", message)).await;
                 }
-                Ok(Some(process)) => {
+                Ok(Some(_)) => {
                     tracing::error!(container = %self.record.id, "the monitor is gone");
                     if self.record.state != State::Stopping {
                         self.set_state(State::Unknown);
                     }
-                    let lost = self.monitor.0.clone();
-                    drop(crate::steps::spawn("watch process", async move {
-                        process.ended().await.ok();
-                        lost.send(monitor::Event::Lost).await.ok();
-                    }));
+                    self.watch_process();
                 }
                 Err(error) => {
                     tracing::error!(container = %self.record.id, %error, "look for its process");
-                    self.set_state(State::Unknown);
+                    // Who waits for its end goes on waiting, and it goes on being killed.
+                    if self.record.state != State::Stopping {
+                        self.set_state(State::Unknown);
+                    }
+                    self.watch_process();
                 }
             },
         }
+    }
+
+    /// Comes back as the loss of the monitor once the kernel says that the process is gone, however
+    /// often it has to be asked.
+    fn watch_process(&self) {
+        let Some(process) = self.record.process else { return };
+        let lost = self.monitor.0.clone();
+        drop(crate::steps::spawn("watch process", async move {
+            pidfd::gone(process.pid, process.start_time).await;
+            lost.send(monitor::Event::Lost).await.ok();
+        }));
     }
 
     async fn on_exit(&mut self, mut ended: Ended) {

@@ -15,8 +15,7 @@ use crate::events::What;
 use crate::ids::PodId;
 use crate::nri::Told;
 use crate::registry::Registry;
-use crate::sys::namespaces;
-use crate::sys::pidfd::Process;
+use crate::sys::{namespaces, pidfd};
 
 use super::gate::Gate;
 use super::record::{PodRecord, PodResources};
@@ -357,9 +356,7 @@ impl Actor {
         let Some(pause) = self.record.pause else { return };
         let ended = self.facts.0.clone();
         drop(crate::steps::spawn("watch pause", async move {
-            if let Ok(Some(process)) = Process::find(pause.pid, pause.start_time) {
-                process.ended().await.ok();
-            }
+            pidfd::gone(pause.pid, pause.start_time).await;
             ended.send(Box::new(Fact::PauseEnded)).await.ok();
         }));
     }
