@@ -20,6 +20,7 @@ use crate::image::{ImageHold, ImagePin};
 use crate::monitor;
 use crate::nri::Told;
 use crate::registry::Registry;
+use crate::steps::{Again, again};
 use crate::sys::pidfd;
 
 use super::create::Made;
@@ -68,6 +69,8 @@ pub struct Actor {
     /// When the process is to be killed (again).
     kill_at: Option<Instant>,
     cleaning: bool,
+    /// The clean-up that failed.
+    owed: Again,
     /// The runtime's start has not returned. It still works on the files that a clean-up removes,
     /// also when the process that it let go has ended already.
     start_in_flight: bool,
@@ -160,6 +163,7 @@ fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, B
         hold: None,
         kill_at: None,
         cleaning: false,
+        owed: Again::default(),
         start_in_flight: false,
         ended_meanwhile: None,
         updating: None,
@@ -227,7 +231,7 @@ impl Actor {
 
     async fn own(mut self: Box<Self>, listed: Listed) {
         loop {
-            let alarm = self.kill_at;
+            let (alarm, again) = (self.kill_at, self.owed.at());
             tokio::select! {
                 biased;
                 Some(event) = self.monitor.1.recv() => self.on_monitor(event).await,
@@ -238,9 +242,8 @@ impl Actor {
                     Fact::Removed(Ok(())) => break,
                     Fact::Removed(Err(error)) => self.on_not_removed(error),
                 },
-                () = tokio::time::sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {
-                    self.kill();
-                }
+                () = again::due(alarm) => self.kill(),
+                () = again::due(again) => self.clean(),
                 command = self.commands.recv() => match command {
                     Some(command) => self.admit(command),
                     // The daemon is going down; the container stays.
