@@ -50,6 +50,7 @@ use crate::sys::listen::listen;
 
 mod drain;
 mod plugins;
+mod settle;
 
 /// The kubelet and crictl send and accept messages up to this.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -281,7 +282,7 @@ impl Daemon {
         let pods = Layout::new(&self.reporter.config.root, &self.reporter.config.state).pods();
         left_running::settle(&pods, left_running::PATIENCE).await;
         self.containers.recover().await.context("find containers again")?;
-        settle_images(&self.containers, &self.images).await;
+        settle::images(&self.containers, &self.images).await;
         self.pods.recover().await.context("find pods again")?;
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
         let objects = Arc::new(plugins::Objects { pods, containers });
@@ -339,25 +340,9 @@ async fn sweep(pods: Pods, containers: Containers, images: Images) {
                 tracing::error!(error = %chain(&error), "look for leftovers");
             }
         }
-        let again = images.clone();
-        blocking(move || again.look_again()).await;
-        settle_images(&containers, &images).await;
+        pods.look_at_parts().await;
+        settle::images(&containers, &images).await;
     }
-}
-
-/// Lets the image store clear away what nobody needs, once every container has said what it uses.
-async fn settle_images(containers: &Containers, images: &Images) {
-    let (containers, images) = (containers.clone(), images.clone());
-    blocking(move || match containers.are_all_known() {
-        Ok(true) => {
-            if let Err(error) = images.settle() {
-                tracing::warn!(error = %chain(&error), "clear the image store");
-            }
-        }
-        Ok(false) => tracing::warn!("not every container is found: the image store is not cleared"),
-        Err(error) => tracing::warn!(%error, "look for all containers"),
-    })
-    .await;
 }
 
 /// Looks at the runtimes again and again, so that a repaired node becomes ready.

@@ -9,23 +9,22 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::claim::{Claim, Turn};
 use crate::container::record::now_ns;
-use crate::container::spec::NamespaceMode;
 use crate::events::What;
 use crate::ids::PodId;
 use crate::nri::Told;
 use crate::registry::Registry;
 use crate::steps::{Again, again};
-use crate::sys::{namespaces, pidfd};
+use crate::sys::pidfd;
 
 use super::gate::Gate;
 use super::record::{PodRecord, PodResources};
 use super::spec::{PodKey, PodSpec};
 use super::state::{Request, State, Verdict, admit};
-use super::{Parts, PodError, Shared, remove, run, stop};
+use super::{Parts, PodError, Shared, remove, run, stop, whole};
 
 /// Requests that may wait for one pod.
 const MAILBOX: usize = 64;
@@ -74,6 +73,8 @@ pub struct Handle {
     pub told: Told,
     /// What its owner published last.
     pub published: watch::Receiver<Arc<PodRecord>>,
+    /// Told when part of it seems to be gone.
+    pub torn: Arc<Notify>,
 }
 
 impl Handle {
@@ -101,6 +102,7 @@ pub struct Actor {
     claim: Claim,
     told: Told,
     commands: mpsc::Receiver<Command>,
+    torn: Arc<Notify>,
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<PodRecord>>,
     facts: (mpsc::Sender<Box<Fact>>, mpsc::Receiver<Box<Fact>>),
@@ -171,6 +173,7 @@ fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Box<Act
         claim: claim.clone(),
         told: told.clone(),
         published,
+        torn: Arc::default(),
     };
     let actor = Actor {
         record,
@@ -179,6 +182,7 @@ fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Box<Act
         claim,
         told,
         commands,
+        torn: handle.torn.clone(),
         creation: creation_sender,
         published: published_sender,
         facts: mpsc::channel(4),
@@ -232,10 +236,7 @@ impl Actor {
     async fn own(mut self: Box<Self>, listed: Listed) {
         if self.record.state == State::Ready {
             self.watch_pause();
-            if !self.is_whole() {
-                tracing::warn!(pod = %self.record.id, "its namespaces are gone; stopping it");
-                self.stop();
-            }
+            self.look_at_parts();
         }
         if self.record.state == State::Stopping {
             tracing::info!(pod = %self.record.id, "a stop was left unfinished; it goes on");
@@ -253,6 +254,7 @@ impl Actor {
                     Fact::PauseEnded => self.on_pause_ended(),
                 },
                 () = again::due(again) => self.stop(),
+                () = self.torn.notified() => self.look_at_parts(),
                 command = self.commands.recv() => match command {
                     Some(command) => self.admit(command).await,
                     // The daemon is going down; the pod stays.
@@ -418,11 +420,14 @@ impl Actor {
         }
     }
 
-    /// Whether the namespaces are still pinned, as far as the kernel tells.
-    fn is_whole(&self) -> bool {
-        let pins = self.parts.layout.pod_namespaces(&self.record.id);
-        self.record.spec.network == NamespaceMode::Node
-            || !matches!(namespaces::is_pinned(&pins.join("net")), Ok(false))
+    /// Without what its containers share it is of no use any more.
+    fn look_at_parts(&mut self) {
+        if self.record.state == State::Ready
+            && let Some(what) = whole::lost(&self.parts.layout, &self.record)
+        {
+            tracing::warn!(pod = %self.record.id, what, "part of it is gone; stopping it");
+            self.stop();
+        }
     }
 
     fn watch_pause(&self) {

@@ -1,7 +1,7 @@
 //! The states of a pod and what each request means in each of them. Pure.
 //!
 //! ```text
-//!  (nothing) ─run─► Creating ─► Ready ─stop, or its pause process ended─► Stopping ─► NotReady
+//!  (nothing) ─run─► Creating ─► Ready ─stop, or part of it is gone─────► Stopping ─► NotReady
 //!                      │                                                                 │ remove
 //!                      └ failed, all undone ─► (nothing)             (nothing) ◄─ Removing
 //! ```
