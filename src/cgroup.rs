@@ -4,6 +4,7 @@
 //! container can be ended when its runtime cannot. Works on v1, v2 and the hybrid of both: a group
 //! is one relative path below every hierarchy's mount point.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use cgroups_rs::CgroupPid;
 use cgroups_rs::manager::{FsManager, Manager, SystemdManager};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
 use crate::error::{Classify, Kind};
 use crate::ids::{ContainerId, PodId};
+use crate::sys::pidfd::Process;
 
 pub mod counters;
 mod limits;
@@ -33,6 +35,9 @@ const PREFIX: &str = "crisol";
 /// How long a killed group may take to empty. A process in an uninterruptible wait outlasts any
 /// bound; the caller tries again later.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Processes of a group that are killed at once: each costs a descriptor meanwhile.
+const AT_ONCE: usize = 64;
 
 /// Groups below one container's that are looked into, at most this deep.
 const MAX_DEPTH: u32 = 16;
@@ -200,10 +205,7 @@ impl Cgroups {
                 fs::write(dir.join("cgroup.kill"), "1").ok();
                 fs::write(dir.join("freezer.state"), "THAWED").ok();
                 fs::write(dir.join("cgroup.freeze"), "0").ok();
-                for pid in processes(dir, MAX_DEPTH)? {
-                    count += 1;
-                    kill_process(pid, Signal::KILL).ok();
-                }
+                count += kill_once(dir)?;
             }
             if count == 0 {
                 return Ok(());
@@ -284,6 +286,29 @@ pub fn relative_path(name: &str) -> PathBuf {
     }
     path.push(format!("{prefix}-{id}.scope"));
     path
+}
+
+/// Kills the processes of a group's directory and of those below it; returns how many there were.
+fn kill_once(dir: &Path) -> Result<usize, CgroupError> {
+    let failed = |source| CgroupError::Read { path: dir.to_owned(), source };
+    let pids = processes(dir, MAX_DEPTH)?;
+    let mut trouble = None;
+    for some in pids.chunks(AT_ONCE) {
+        let mut opened = Vec::new();
+        for pid in some {
+            match Process::open(*pid) {
+                Ok(process) => opened.extend(process.map(|process| (*pid, process))),
+                Err(error) => trouble = Some(error),
+            }
+        }
+        // RACE: a number may have passed on to a stranger since it was read. One that is a member
+        // after the descriptor was opened is the descriptor's, or that one has ended.
+        let members: HashSet<Pid> = processes(dir, MAX_DEPTH)?.into_iter().collect();
+        for (_, process) in opened.iter().filter(|(pid, _)| members.contains(pid)) {
+            process.kill().map_err(failed)?;
+        }
+    }
+    trouble.map_or(Ok(pids.len()), |error| Err(failed(error)))
 }
 
 /// The processes of a group's directory and of those below it.

@@ -27,6 +27,7 @@ pub mod create;
 pub mod error;
 pub mod exec;
 pub mod handle;
+mod known;
 pub mod launch;
 pub mod oci;
 pub mod parts;

@@ -50,6 +50,7 @@ use crate::sys::listen::listen;
 
 mod drain;
 mod plugins;
+mod settle;
 
 /// The kubelet and crictl send and accept messages up to this.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -281,6 +282,7 @@ impl Daemon {
         let pods = Layout::new(&self.reporter.config.root, &self.reporter.config.state).pods();
         left_running::settle(&pods, left_running::PATIENCE).await;
         self.containers.recover().await.context("find containers again")?;
+        settle::images(&self.containers, &self.images).await;
         self.pods.recover().await.context("find pods again")?;
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
         let objects = Arc::new(plugins::Objects { pods, containers });
@@ -290,7 +292,8 @@ impl Daemon {
         drop(steps::spawn("writable layers", self.layers.clone().sample()));
         drop(steps::spawn("statistics", self.stats.clone().sample()));
         drop(steps::spawn("owed networks", pay_networks(self.pods.clone(), self.owed.clone())));
-        drop(steps::spawn("sweep", sweep(self.pods.clone(), self.containers.clone())));
+        let (pods, containers) = (self.pods.clone(), self.containers.clone());
+        drop(steps::spawn("sweep", sweep(pods, containers, self.images.clone())));
         drop(steps::spawn("inventory", retake(self.reporter.clone(), self.containers.clone())));
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
         let gauges = gauge(pods, containers, self.reporter.clone(), self.metrics.clone());
@@ -329,7 +332,7 @@ async fn pay_networks(pods: Pods, owed: watch::Sender<usize>) {
 }
 
 /// Finishes what failed to be cleaned up, for as long as the daemon lives.
-async fn sweep(pods: Pods, containers: Containers) {
+async fn sweep(pods: Pods, containers: Containers, images: Images) {
     loop {
         tokio::time::sleep(SWEEP).await;
         for swept in [containers.recover().await, pods.recover().await] {
@@ -337,6 +340,8 @@ async fn sweep(pods: Pods, containers: Containers) {
                 tracing::error!(error = %chain(&error), "look for leftovers");
             }
         }
+        pods.look_at_parts().await;
+        settle::images(&containers, &images).await;
     }
 }
 

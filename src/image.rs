@@ -110,11 +110,12 @@ pub struct StoreUsage {
 }
 
 impl Images {
-    /// Opens the store in `dir` and clears away what a crash left. Blocks for a moment; needs no
-    /// runtime.
+    /// Opens the store in `dir`. Blocks for a moment; needs no runtime. Nothing is cleared away before
+    /// [`Self::settle`].
     ///
     /// # Errors
-    /// If the directories cannot be made or read. Damaged content is logged and set aside.
+    /// If the directories cannot be made or read, or a later release has written there. Damaged
+    /// content is logged and set aside; what cannot be read is logged and read again later.
     pub fn open(
         dir: &Path,
         config: &crate::config::Image,
@@ -154,11 +155,15 @@ impl Images {
     /// a name with or without tag or digest.
     ///
     /// # Errors
-    /// Text that is neither, and the beginning of several ids.
+    /// Text that is neither, the beginning of several ids, and the id of an image whose record cannot
+    /// be read.
     pub fn find(&self, reference: &str) -> Result<Option<Arc<Image>>, ImageError> {
         let index = self.0.store.index();
         let whole = reference.strip_prefix("sha256:").unwrap_or(reference);
         if let Ok(id) = whole.parse() {
+            if index.get(&id).is_none() {
+                self.0.store.doubt(&id)?;
+            }
             return Ok(index.get(&id).cloned());
         }
         if reference.starts_with("sha256:") {
@@ -205,6 +210,27 @@ impl Images {
         Ok(ImagePin { image, store: Arc::clone(&self.0.store) })
     }
 
+    /// Keeps what a container of a former daemon uses, whether the store can give it or not, until
+    /// the hold is dropped: images, and the names of directories of layers.
+    pub fn hold(&self, images: Vec<ImageId>, layers: Vec<String>) -> ImageHold {
+        let missing = self.0.store.hold(&images, &layers);
+        ImageHold { images, layers, missing, store: Arc::clone(&self.0.store) }
+    }
+
+    /// Every container that there is holds what it uses: what nobody needs is cleared away, now and
+    /// from now on. Blocks.
+    ///
+    /// # Errors
+    /// If it cannot be told what is in use; nothing was cleared away then.
+    pub fn settle(&self) -> Result<(), ImageError> {
+        Ok(self.0.store.settle()?)
+    }
+
+    /// Reads again what could not be read. Blocks.
+    pub fn look_again(&self) {
+        self.0.store.look_again();
+    }
+
     /// What the store takes on disk. Never touches it.
     pub fn usage(&self) -> StoreUsage {
         self.0.store.usage()
@@ -212,6 +238,11 @@ impl Images {
 }
 
 impl Image {
+    /// The names of the directories of its layers.
+    pub fn layer_names(&self) -> impl Iterator<Item = String> {
+        self.layers.iter().filter_map(|layer| Some(layer.file_name()?.to_str()?.to_owned()))
+    }
+
     /// The configuration as it was received: JSON, at most 4 MiB. Reads a file.
     ///
     /// # Errors
@@ -252,6 +283,28 @@ impl ImagePin {
 impl Drop for ImagePin {
     fn drop(&mut self) {
         self.store.unpin(&self.image.id);
+    }
+}
+
+/// Keeps what a container uses, as far as it is there.
+#[derive(Debug)]
+pub struct ImageHold {
+    images: Vec<ImageId>,
+    layers: Vec<String>,
+    missing: Vec<ImageId>,
+    store: Arc<Store>,
+}
+
+impl ImageHold {
+    /// The images that the store could not give when they were asked for.
+    pub fn missing(&self) -> &[ImageId] {
+        &self.missing
+    }
+}
+
+impl Drop for ImageHold {
+    fn drop(&mut self) {
+        self.store.release(&self.images, &self.layers);
     }
 }
 

@@ -33,6 +33,7 @@ pub mod spec;
 pub mod state;
 pub mod stop;
 pub mod tell;
+pub mod whole;
 
 pub use error::PodError;
 pub use parts::Parts;

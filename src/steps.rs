@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
+pub mod again;
+
+pub use again::Again;
+
 /// A step older than this is logged.
 const SLOW: Duration = Duration::from_secs(10);
 

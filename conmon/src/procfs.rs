@@ -23,7 +23,7 @@ pub(crate) struct Stat {
     pub(crate) session: i32,
     /// In clock ticks since boot.
     pub(crate) start_time: u64,
-    /// It has ended and is not reaped.
+    /// It has ended and is not reaped. One whose first thread is a zombie while others go on has not.
     pub(crate) ended: bool,
 }
 
@@ -38,13 +38,13 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let after_name = text.iter().rposition(|byte| *byte == b')')? + 2;
     let mut fields = std::str::from_utf8(text.get(after_name..)?).ok()?.split_ascii_whitespace();
     let state = fields.next()?;
-    Some(Stat {
-        parent: fields.next()?.parse().ok()?,
-        group: fields.next()?.parse().ok()?,
-        session: fields.next()?.parse().ok()?,
-        start_time: fields.nth(22 - 7)?.parse().ok()?,
-        ended: matches!(state, "Z" | "X" | "x"),
-    })
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    let threads: u32 = fields.nth(20 - 7)?.parse().ok()?;
+    let start_time = fields.nth(22 - 21)?.parse().ok()?;
+    let ended = matches!(state, "Z" | "X" | "x") && threads <= 1;
+    Some(Stat { parent, group, session, start_time, ended })
 }
 
 /// Calls `see` for every process that this pid namespace shows.
@@ -151,6 +151,17 @@ mod tests {
         for end in 0..60 {
             assert_eq!(parse_stat(&line[..end]), None);
         }
+    }
+
+    #[test]
+    fn a_process_has_ended_when_its_last_thread_has() {
+        let ended = |state: &str, threads: u32| {
+            let line =
+                format!("12 (a) {state} 5 6 7 0 -1 4 1 2 3 4 5 6 7 8 20 0 {threads} 0 9991 10");
+            parse_stat(line.as_bytes()).expect("the line is whole").ended
+        };
+        assert!(ended("Z", 1) && ended("X", 0));
+        assert!(!ended("Z", 2) && !ended("R", 1));
     }
 
     #[test]

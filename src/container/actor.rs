@@ -16,10 +16,12 @@ use tokio::time::Instant;
 use crate::claim::{Claim, Turn};
 use crate::events::What;
 use crate::ids::ContainerId;
-use crate::image::ImagePin;
+use crate::image::{ImageHold, ImagePin};
 use crate::monitor;
 use crate::nri::Told;
 use crate::registry::Registry;
+use crate::steps::{Again, again};
+use crate::sys::pidfd;
 
 use super::create::Made;
 use super::handle::{Command, Creation, Handle, MAILBOX, Reply, answer};
@@ -62,9 +64,13 @@ pub struct Actor {
     monitor: (mpsc::Sender<monitor::Event>, mpsc::Receiver<monitor::Event>),
     /// Images that cannot be removed while the container lives.
     pins: Vec<ImagePin>,
+    /// The same of a container that was found again, and its layers.
+    hold: Option<ImageHold>,
     /// When the process is to be killed (again).
     kill_at: Option<Instant>,
     cleaning: bool,
+    /// The clean-up that failed.
+    owed: Again,
     /// The runtime's start has not returned. It still works on the files that a clean-up removes,
     /// also when the process that it let go has ended already.
     start_in_flight: bool,
@@ -112,6 +118,7 @@ pub fn new(
         ended: None,
         image: None,
         image_volumes: Vec::new(),
+        layers: Vec::new(),
         stop_signal: signal::TERM,
         user: None,
         process: None,
@@ -153,8 +160,10 @@ fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, B
         facts: mpsc::channel(MAX_FACTS),
         monitor: mpsc::channel(1),
         pins: Vec::new(),
+        hold: None,
         kill_at: None,
         cleaning: false,
+        owed: Again::default(),
         start_in_flight: false,
         ended_meanwhile: None,
         updating: None,
@@ -206,13 +215,9 @@ impl Actor {
     }
 
     /// Owns a container that a former daemon left, with the images it uses pinned.
-    pub async fn adopt(
-        mut self: Box<Self>,
-        pins: Vec<ImagePin>,
-        registry: Arc<Registry<Key, Handle>>,
-    ) {
+    pub async fn adopt(mut self: Box<Self>, hold: ImageHold, registry: Arc<Registry<Key, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
-        self.pins = pins;
+        self.hold = Some(hold);
         self.publish(None);
         self.creation.send_replace(Creation::Done);
         match self.record.state {
@@ -226,7 +231,7 @@ impl Actor {
 
     async fn own(mut self: Box<Self>, listed: Listed) {
         loop {
-            let alarm = self.kill_at;
+            let (alarm, again) = (self.kill_at, self.owed.at());
             tokio::select! {
                 biased;
                 Some(event) = self.monitor.1.recv() => self.on_monitor(event).await,
@@ -237,9 +242,8 @@ impl Actor {
                     Fact::Removed(Ok(())) => break,
                     Fact::Removed(Err(error)) => self.on_not_removed(error),
                 },
-                () = tokio::time::sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {
-                    self.kill();
-                }
+                () = again::due(alarm) => self.kill(),
+                () = again::due(again) => self.clean(),
                 command = self.commands.recv() => match command {
                     Some(command) => self.admit(command),
                     // The daemon is going down; the container stays.
@@ -250,6 +254,7 @@ impl Actor {
         drop(listed);
         self.publish(Some(What::Deleted));
         self.pins.clear();
+        self.hold = None;
         tracing::info!(container = %self.record.id, "removed");
         answer(std::mem::take(&mut self.removing), &Ok(()));
         answer(std::mem::take(&mut self.stopping), &Ok(()));
@@ -344,23 +349,34 @@ impl Actor {
                     let message = "its monitor is gone; the exit status is unknown";
                     self.on_exit(Ended::unseen("MonitorLost", message)).await;
                 }
-                Ok(Some(process)) => {
+                Ok(Some(_)) => {
                     tracing::error!(container = %self.record.id, "the monitor is gone");
                     if self.record.state != State::Stopping {
                         self.set_state(State::Unknown);
                     }
-                    let lost = self.monitor.0.clone();
-                    drop(crate::steps::spawn("watch process", async move {
-                        process.ended().await.ok();
-                        lost.send(monitor::Event::Lost).await.ok();
-                    }));
+                    self.watch_process();
                 }
                 Err(error) => {
                     tracing::error!(container = %self.record.id, %error, "look for its process");
-                    self.set_state(State::Unknown);
+                    // Who waits for its end goes on waiting, and it goes on being killed.
+                    if self.record.state != State::Stopping {
+                        self.set_state(State::Unknown);
+                    }
+                    self.watch_process();
                 }
             },
         }
+    }
+
+    /// Comes back as the loss of the monitor once the kernel says that the process is gone, however
+    /// often it has to be asked.
+    fn watch_process(&self) {
+        let Some(process) = self.record.process else { return };
+        let lost = self.monitor.0.clone();
+        drop(crate::steps::spawn("watch process", async move {
+            pidfd::gone(process.pid, process.start_time).await;
+            lost.send(monitor::Event::Lost).await.ok();
+        }));
     }
 
     async fn on_exit(&mut self, mut ended: Ended) {

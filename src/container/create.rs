@@ -78,6 +78,7 @@ async fn steps(
     let (image, pin) = find_image(parts, &spec)?;
     let mut pins = vec![pin];
     record.image = Some(used(&image));
+    record.layers = image.layer_names().collect();
     record.stop_signal = stop_signal(&spec, &image);
     if let Some(checkpoint) = &spec.restored_from {
         restore::check(parts, &record, checkpoint).await?;
@@ -112,6 +113,7 @@ async fn steps(
     operation.step("image volumes");
     let mounted = volumes::mount_images(parts, &record, pod.user.as_ref(), undo).await?;
     record.image_volumes = mounted.volumes;
+    record.layers.extend(mounted.pins.iter().flat_map(|pin| pin.image().layer_names()));
     pins.extend(mounted.pins);
 
     operation.step("user");

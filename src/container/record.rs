@@ -46,6 +46,9 @@ pub struct ContainerRecord {
     pub image: Option<ImageUsed>,
     /// Images mounted as volumes.
     pub image_volumes: Vec<ImageVolume>,
+    /// Names of the directories of the layers that its mounts stand on.
+    #[serde(default)]
+    pub layers: Vec<String>,
     /// Absolute path of the log.
     pub log: Option<PathBuf>,
     /// Its control group, as the runtime takes it.

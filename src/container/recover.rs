@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::ids::ContainerId;
-use crate::image::ImagePin;
+use crate::image::ImageHold;
 use crate::monitor::{self, Known, MonitorError};
 use crate::record::RecordError;
 use crate::registry::Reserved;
@@ -286,11 +286,17 @@ async fn end_orphan(parts: &Arc<Parts>, id: ContainerId) -> Result<(), Container
     .await
 }
 
-fn pins(parts: &Parts, record: &ContainerRecord) -> Vec<ImagePin> {
+/// Keeps what a container uses, and tells what the store cannot give: the container stands on it
+/// all the same.
+fn pins(parts: &Parts, record: &ContainerRecord) -> ImageHold {
     let volumes = record.image_volumes.iter().map(|volume| volume.id);
     let images = record.image.iter().map(|image| image.id).chain(volumes);
-    // An image that went meanwhile cannot be kept any more; the container does not need it to end.
-    images.filter_map(|id| parts.images.pin(&id).ok()).collect()
+    let hold = parts.images.hold(images.collect(), record.layers.clone());
+    // One that is cleaned up stands on nothing any more.
+    for image in hold.missing().iter().filter(|_| !record.cleaned) {
+        tracing::error!(container = %record.id, %image, "uses an image that the store cannot give");
+    }
+    hold
 }
 
 /// The ids that entries of a directory are named by.

@@ -28,10 +28,10 @@ pub(super) struct Trash {
 }
 
 impl Trash {
-    /// Takes `dir` as the place, and deletes what earlier runs left there.
+    /// Takes `dir` as the place.
     ///
     /// # Errors
-    /// If the directory cannot be listed or the thread not be started.
+    /// If the thread cannot be started.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let (doomed, queue) = channel::<PathBuf>();
         std::thread::Builder::new().name("image-trash".into()).spawn(move || {
@@ -42,11 +42,18 @@ impl Trash {
                 }
             }
         })?;
-        let trash = Self { dir: dir.to_owned(), next: AtomicU64::new(0), doomed };
-        for entry in fs::read_dir(dir)? {
-            trash.delete(entry?.path());
+        Ok(Self { dir: dir.to_owned(), next: AtomicU64::new(0), doomed })
+    }
+
+    /// Deletes what earlier runs left here.
+    ///
+    /// # Errors
+    /// If the directory cannot be listed.
+    pub(super) fn empty(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            self.delete(entry?.path());
         }
-        Ok(trash)
+        Ok(())
     }
 
     /// Moves `path` out of the way and deletes it later. What is not there is not missed.
@@ -239,6 +246,7 @@ mod tests {
         let place = dir.path().join("trash");
         fs::create_dir_all(place.join("0/left/over")).expect("directory");
         let trash = Trash::open(&place).expect("open");
+        trash.empty().expect("list");
         let more = dir.path().join("more");
         fs::create_dir(&more).expect("directory");
         trash.discard(&more).expect("discard");

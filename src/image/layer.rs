@@ -73,11 +73,11 @@ impl Fetcher {
         sources: &[Registry],
         below_done: Option<oneshot::Receiver<()>>,
     ) -> Result<(), ImageError> {
-        if self.store.has_layer(&wanted.chain) {
+        if self.store.has_layer(&wanted.chain)? {
             return Ok(());
         }
         let turn = self.turn(Turn::Chain(wanted.chain)).await;
-        if self.store.has_layer(&wanted.chain) {
+        if self.store.has_layer(&wanted.chain)? {
             return Ok(());
         }
         let unpacked = self.fetch(reference, &wanted, sources).await?;

@@ -12,23 +12,30 @@
 //!
 //! INVARIANT: an image in the index has all its layers committed, and none of them is collected
 //! as long as it is there.
+//!
+//! INVARIANT: nothing is collected before [`Store::settle`], and nothing while an image's record
+//! could not be read: an error while reading never removes what a container may stand on.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use tracing::{debug, info, warn};
 
+mod in_use;
 mod index;
 mod layers;
 mod load;
 mod pins;
 mod record;
 
+use in_use::InUse;
 pub(crate) use index::Index;
 use layers::Layers;
 pub(crate) use layers::Lease;
@@ -63,6 +70,22 @@ pub enum StoreError {
     /// A record could not be read or written.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// A configuration is what was received, and of no use.
+    #[error("use {}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<super::config::ConfigError>,
+    },
+    /// It cannot be told whether a layer is committed.
+    #[error("layer {chain} cannot be used: its record {} cannot be read", path.display())]
+    LayerUnread {
+        /// The layer.
+        chain: Digest,
+        /// Its record.
+        path: PathBuf,
+    },
     /// A layer that should be committed is not.
     #[error("layer {0} is not in the store")]
     LayerGone(Digest),
@@ -77,9 +100,26 @@ impl Classify for StoreError {
             Self::File { source, .. } | Self::Record(RecordError::File { source, .. }) => {
                 Kind::of_io(source)
             }
+            Self::LayerUnread { .. } => Kind::Unavailable,
             Self::Record(_) => Kind::DataLoss,
-            Self::LayerGone(_) | Self::LayerNames(_) => Kind::Internal,
+            Self::Config { .. } | Self::LayerGone(_) | Self::LayerNames(_) => Kind::Internal,
         }
+    }
+}
+
+impl StoreError {
+    /// Whether what is on disk was read and is wrong. Any other error says nothing of it.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Record(error) => error.is_damage(),
+            Self::Config { .. } | Self::LayerGone(_) => true,
+            Self::File { .. } | Self::LayerUnread { .. } | Self::LayerNames(_) => false,
+        }
+    }
+
+    /// Whether a later release wrote what was read.
+    fn is_newer(&self) -> bool {
+        matches!(self, Self::Record(RecordError::Newer { .. }))
     }
 }
 
@@ -99,6 +139,10 @@ pub(super) struct Store {
     /// Held by whoever changes images or collects layers. Only ever taken on blocking threads.
     writer: Mutex<()>,
     pins: Pins,
+    /// Records of images that could not be read.
+    unread: Mutex<HashSet<PathBuf>>,
+    /// Every container has said what it uses.
+    settled: AtomicBool,
     next_temporary: AtomicU64,
 }
 
@@ -118,10 +162,12 @@ pub(crate) struct NewImage {
 }
 
 impl Store {
-    /// Opens the store in `dir`, making it if needed, and clears away what a crash left. Blocks.
+    /// Opens the store in `dir`, making it if needed. What a crash left stays until
+    /// [`Self::settle`]. Blocks.
     ///
     /// # Errors
-    /// If the directories cannot be made or read. Damaged content is no error.
+    /// If the directories cannot be made or read, and if a later release has written there. Content
+    /// that is damaged, or cannot be read, is no error.
     pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
         for name in ["", "images", "layers", "tmp", "trash", "quarantine"] {
             let path = dir.join(name);
@@ -138,18 +184,100 @@ impl Store {
             trash.discard(&path).map_err(failed("discard", path))?;
         }
         let layers = Arc::new(Layers::open(&dir.join("layers"), Arc::clone(&trash))?);
-        let images = load::images(dir, &layers)?;
-        let store = Self {
+        let load::Loaded { images, unread } = load::images(dir, &layers)?;
+        Ok(Self {
             dir: dir.to_owned(),
             trash,
             layers,
             index: ArcSwap::from_pointee(Index::new(images)),
             writer: Mutex::default(),
             pins: Pins::default(),
+            unread: Mutex::new(unread),
+            settled: AtomicBool::new(false),
             next_temporary: AtomicU64::new(0),
-        };
-        store.collect(Unused::Old);
-        Ok(store)
+        })
+    }
+
+    /// Every container that there is has said what it uses ([`Self::hold`]): what nobody needs is
+    /// cleared away, now and from now on. Once is enough; again is fine. Blocks.
+    ///
+    /// # Errors
+    /// If it cannot be told what is in use; nothing was cleared away then.
+    pub(crate) fn settle(&self) -> Result<(), StoreError> {
+        if self.settled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _turn = lock(&self.writer);
+        self.look_again_in_turn();
+        let Some(in_use) = self.in_use()? else { return Ok(()) };
+        let failed =
+            |source| StoreError::File { what: "list", path: self.dir.join("trash"), source };
+        self.trash.empty().map_err(failed)?;
+        self.layers.discard_garbage(&in_use);
+        load::remove_leftovers(&self.dir)?;
+        self.settled.store(true, Ordering::Release);
+        self.collect_in_turn(Unused::Old);
+        Ok(())
+    }
+
+    /// What containers stand on; none if it is not known. In the writer's turn.
+    fn in_use(&self) -> Result<Option<InUse>, StoreError> {
+        let index = self.index();
+        if let Some(id) = self.pins.blind().iter().find(|id| index.get(id).is_none()) {
+            debug!(image = %id, "a container uses it and nobody knows its layers: nothing is cleared");
+            return Ok(None);
+        }
+        let path = || PathBuf::from("/proc/self/mountinfo");
+        let looked = InUse::look(self.pins.layers());
+        looked.map(Some).map_err(|source| StoreError::File { what: "read", path: path(), source })
+    }
+
+    /// Reads again what could not be read. Blocks.
+    pub(crate) fn look_again(&self) {
+        let _turn = lock(&self.writer);
+        self.look_again_in_turn();
+    }
+
+    fn look_again_in_turn(&self) {
+        self.layers.look_again();
+        let unread = lock(&self.unread).clone();
+        for path in unread {
+            match load::look(&self.dir, &path, &self.layers) {
+                load::Look::Good(_, image) => {
+                    info!(image = %image.id, "image can be used again");
+                    let mut images = self.index().images().clone();
+                    // What has its names meanwhile has them rightly.
+                    let image = images.values().fold(*image, |image, other| image.without(other));
+                    images.insert(image.id, Arc::new(image));
+                    self.index.store(Arc::new(Index::new(images)));
+                }
+                load::Look::Gone => {}
+                load::Look::Damaged(error) => {
+                    warn!(error = %crate::error::chain(&error), "image is damaged and set aside");
+                    load::set_aside(&self.dir, &path);
+                }
+                load::Look::Unread(error) => {
+                    debug!(error = %crate::error::chain(&error), "image still cannot be used");
+                    continue;
+                }
+            }
+            lock(&self.unread).remove(&path);
+        }
+    }
+
+    /// Tells apart that an image is not here and that nobody knows. Blocks if there is doubt.
+    ///
+    /// # Errors
+    /// Why its record, or one of a layer, cannot be read.
+    pub(crate) fn doubt(&self, id: &ImageId) -> Result<(), StoreError> {
+        let path = load::record_path(&self.dir, id);
+        if !lock(&self.unread).contains(&path) {
+            return Ok(());
+        }
+        match load::look(&self.dir, &path, &self.layers) {
+            load::Look::Unread(error) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// All images as of now.
@@ -176,9 +304,21 @@ impl Store {
         self.layers.lease(chains)
     }
 
-    /// Whether a layer is committed.
-    pub(crate) fn has_layer(&self, chain: &Digest) -> bool {
-        self.layers.get(chain).is_some()
+    /// Whether a layer is committed. Blocks if there is doubt.
+    ///
+    /// # Errors
+    /// [`StoreError::LayerUnread`] if its record cannot be read.
+    pub(crate) fn has_layer(&self, chain: &Digest) -> Result<bool, StoreError> {
+        if self.layers.get(chain).is_some() {
+            return Ok(true);
+        }
+        if self.layers.unread(chain).is_some() {
+            self.layers.look_again();
+            if let Some(path) = self.layers.unread(chain) {
+                return Err(StoreError::LayerUnread { chain: *chain, path });
+            }
+        }
+        Ok(self.layers.get(chain).is_some())
     }
 
     /// Commits a layer on top of the committed chain `below`. Blocks.
@@ -196,6 +336,9 @@ impl Store {
         let _turn = lock(&self.writer);
         let config = Digest::of(&new.config_bytes);
         let id = ImageId::from_bytes(*config.as_bytes());
+        // A record that cannot be read is not replaced: it has names of its own.
+        self.look_again_in_turn();
+        self.doubt(&id)?;
         let record = match self.index().get(&id) {
             Some(image) => ImageRecord::of(image),
             None => {
@@ -306,6 +449,20 @@ impl Store {
         self.pins.unpin(id);
     }
 
+    /// Keeps images and layers (names of their directories) that a container uses, also if they are
+    /// not there, or not known to be, until [`Self::release`] with the same arguments. Gives the
+    /// images that are not.
+    pub(crate) fn hold(&self, images: &[ImageId], layers: &[String]) -> Vec<ImageId> {
+        self.pins.hold(images, layers);
+        let index = self.index();
+        images.iter().filter(|id| index.get(id).is_none()).copied().collect()
+    }
+
+    /// Takes back one [`Self::hold`].
+    pub(crate) fn release(&self, images: &[ImageId], layers: &[String]) {
+        self.pins.release(images, layers);
+    }
+
     /// Discards layers that nothing needs. Blocks.
     pub(crate) fn collect(&self, unused: Unused) {
         let _turn = lock(&self.writer);
@@ -315,13 +472,26 @@ impl Store {
     /// The writer's turn keeps an image from being committed between the look at the index and
     /// the look at the leases.
     fn collect_in_turn(&self, unused: Unused) {
+        // The layers of an image that cannot be read are not known.
+        if !self.settled.load(Ordering::Acquire) || !lock(&self.unread).is_empty() {
+            debug!("unused layers stay: it is not known yet what is in use");
+            return;
+        }
+        let in_use = match self.in_use() {
+            Ok(Some(in_use)) => in_use,
+            Ok(None) => return,
+            Err(error) => {
+                warn!(error = %crate::error::chain(&error), "unused layers stay");
+                return;
+            }
+        };
         let index = self.index();
         let chains = index.images().values().flat_map(|image| &image.chain);
         let age = match unused {
             Unused::Any => Duration::ZERO,
             Unused::Old => UNUSED_AGE,
         };
-        self.layers.collect(&chains.copied().collect(), age);
+        self.layers.collect(&chains.copied().collect(), age, &in_use);
     }
 }
 

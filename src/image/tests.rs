@@ -14,6 +14,7 @@ mod lies;
 mod pulls;
 mod server;
 mod stores;
+mod trouble;
 
 use fixture::{Fixture, Layer};
 use server::{Answer, Asked, Body, Server};
@@ -70,10 +71,17 @@ impl Site {
         }
     }
 
+    /// As a daemon whose containers have all been found.
     fn open(&self) -> Images {
+        let images = self.open_unsettled().expect("open");
+        images.settle().expect("settle");
+        images
+    }
+
+    /// As a daemon that does not know yet what its containers use.
+    fn open_unsettled(&self) -> Result<Images, ImageError> {
         let metrics = Arc::new(Metrics::new("1", "c").expect("metrics"));
         Images::open_with(&self.path("images"), &self.config(), pace(), GRACE, metrics)
-            .expect("open")
     }
 
     /// Names in a directory of the store.

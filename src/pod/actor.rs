@@ -2,27 +2,29 @@
 //!
 //! It decides by `state::admit` what a request means now; the work runs as a task of its own and
 //! comes back as a fact, so the pod answers at any time and a client that goes away stops nothing.
+//!
+//! A stop that fails is owed: it is done again from its beginning by whoever asks next, and by the
+//! owner itself from time to time. Until everything in the pod has ended it is not NotReady.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::claim::{Claim, Turn};
 use crate::container::record::now_ns;
-use crate::container::spec::NamespaceMode;
 use crate::events::What;
 use crate::ids::PodId;
 use crate::nri::Told;
 use crate::registry::Registry;
-use crate::sys::namespaces;
-use crate::sys::pidfd::Process;
+use crate::steps::{Again, again};
+use crate::sys::pidfd;
 
 use super::gate::Gate;
 use super::record::{PodRecord, PodResources};
 use super::spec::{PodKey, PodSpec};
 use super::state::{Request, State, Verdict, admit};
-use super::{Parts, PodError, Shared, remove, run, stop};
+use super::{Parts, PodError, Shared, remove, run, stop, whole};
 
 /// Requests that may wait for one pod.
 const MAILBOX: usize = 64;
@@ -71,6 +73,8 @@ pub struct Handle {
     pub told: Told,
     /// What its owner published last.
     pub published: watch::Receiver<Arc<PodRecord>>,
+    /// Told when part of it seems to be gone.
+    pub torn: Arc<Notify>,
 }
 
 impl Handle {
@@ -82,6 +86,9 @@ impl Handle {
 
 /// What the owner hears of. Boxed in the channel, which keeps room for many.
 enum Fact {
+    /// Whether everything in it has ended.
+    Ended(Result<(), PodError>),
+    /// Whether what it held is given back, too.
     Stopped(Result<(), PodError>),
     Removed(Result<(), PodError>),
     PauseEnded,
@@ -95,11 +102,16 @@ pub struct Actor {
     claim: Claim,
     told: Told,
     commands: mpsc::Receiver<Command>,
+    torn: Arc<Notify>,
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<PodRecord>>,
     facts: (mpsc::Sender<Box<Fact>>, mpsc::Receiver<Box<Fact>>),
     /// Its start was told, and its end is not yet.
     up: bool,
+    /// The stop that failed.
+    owed: Again,
+    /// A stop is under way, or what comes after the end of everything.
+    stop_in_flight: bool,
     deferred: VecDeque<Command>,
     stopping: Vec<Reply>,
     removing: Vec<Reply>,
@@ -151,7 +163,7 @@ fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Box<Act
     let gate = Gate::default();
     let told = match record.state {
         State::Creating => Told::default(),
-        state => Told::found(state != State::Ready),
+        state => Told::found(!matches!(state, State::Ready | State::Stopping)),
     };
     let handle = Handle {
         id: record.id,
@@ -161,6 +173,7 @@ fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Box<Act
         claim: claim.clone(),
         told: told.clone(),
         published,
+        torn: Arc::default(),
     };
     let actor = Actor {
         record,
@@ -169,10 +182,13 @@ fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Box<Act
         claim,
         told,
         commands,
+        torn: handle.torn.clone(),
         creation: creation_sender,
         published: published_sender,
         facts: mpsc::channel(4),
         up: false,
+        owed: Again::default(),
+        stop_in_flight: false,
         deferred: VecDeque::new(),
         stopping: Vec::new(),
         removing: Vec::new(),
@@ -212,7 +228,7 @@ impl Actor {
     pub async fn adopt(mut self: Box<Self>, registry: Arc<Registry<PodKey, Handle>>) {
         let listed = Listed { registry, id: self.record.id };
         self.publish(None);
-        self.up = self.record.state == State::Ready;
+        self.up = matches!(self.record.state, State::Ready | State::Stopping);
         self.creation.send_replace(Creation::Done);
         self.own(listed).await;
     }
@@ -220,20 +236,25 @@ impl Actor {
     async fn own(mut self: Box<Self>, listed: Listed) {
         if self.record.state == State::Ready {
             self.watch_pause();
-            if !self.is_whole() {
-                tracing::warn!(pod = %self.record.id, "its namespaces are gone; stopping it");
-                self.stop();
-            }
+            self.look_at_parts();
+        }
+        if self.record.state == State::Stopping {
+            tracing::info!(pod = %self.record.id, "a stop was left unfinished; it goes on");
+            self.stop();
         }
         loop {
+            let again = self.owed.at();
             tokio::select! {
                 biased;
                 Some(fact) = self.facts.1.recv() => match *fact {
+                    Fact::Ended(result) => self.on_ended(result).await,
                     Fact::Stopped(result) => self.on_stopped(result).await,
                     Fact::Removed(Ok(())) => break,
                     Fact::Removed(Err(error)) => self.on_not_removed(error),
                     Fact::PauseEnded => self.on_pause_ended(),
                 },
+                () = again::due(again) => self.stop(),
+                () = self.torn.notified() => self.look_at_parts(),
                 command = self.commands.recv() => match command {
                     Some(command) => self.admit(command).await,
                     // The daemon is going down; the pod stays.
@@ -250,7 +271,7 @@ impl Actor {
     }
 
     async fn admit(&mut self, command: Command) {
-        match (admit(self.record.state, command.request()), command) {
+        match (self.verdict(command.request()), command) {
             (Verdict::Run, Command::Stop(reply)) => {
                 self.stopping.push(reply);
                 self.stop();
@@ -274,6 +295,16 @@ impl Actor {
         }
     }
 
+    /// What `request` means now. A stop that is owed is done again for whoever asks for it.
+    fn verdict(&self, request: Request) -> Verdict {
+        match request {
+            Request::Stop if self.stop_in_flight => Verdict::Join,
+            Request::Remove if self.stop_in_flight => Verdict::Defer,
+            Request::Stop | Request::Remove if self.owed.is_owed() => Verdict::Run,
+            _ => admit(self.record.state, request),
+        }
+    }
+
     fn defer(&mut self, command: Command) {
         if self.deferred.len() < MAX_DEFERRED {
             self.deferred.push_back(command);
@@ -283,31 +314,73 @@ impl Actor {
         }
     }
 
+    /// Begins to end everything in the pod, or what is left of it.
     fn stop(&mut self) {
+        self.owed.begin();
+        self.stop_in_flight = true;
+        if self.record.state == State::NotReady {
+            return self.give_back();
+        }
         self.set_state(State::Stopping);
         let (parts, gate, record) = (self.parts.clone(), self.gate.clone(), self.record.clone());
         let told = self.told.clone();
-        self.step("stop pod", Fact::Stopped, async move {
-            stop::stop(&parts, &gate, &record, &told).await
+        self.step("stop pod", Fact::Ended, async move {
+            stop::end(&parts, &gate, &record, &told).await
         });
+    }
+
+    async fn on_ended(&mut self, result: Result<(), PodError>) {
+        match result {
+            Ok(()) => self.give_back(),
+            Err(error) => {
+                // A restart goes on from here.
+                if let Err(error) = self.parts.save(&self.record).await {
+                    let error = crate::error::chain(&error);
+                    tracing::error!(pod = %self.record.id, error, "save that it is being stopped");
+                }
+                self.owe("not stopped yet", error);
+            }
+        }
+    }
+
+    fn give_back(&mut self) {
+        let (parts, record) = (self.parts.clone(), self.record.clone());
+        self.step(
+            "give back pod",
+            Fact::Stopped,
+            async move { stop::give_back(&parts, &record).await },
+        );
     }
 
     async fn on_stopped(&mut self, result: Result<(), PodError>) {
         self.set_state(State::NotReady);
         self.tell_stopped();
         let saved = self.parts.save(&self.record).await;
-        let result = result.and(saved).map_err(Arc::new);
-        match &result {
-            Ok(()) => tracing::info!(pod = %self.record.id, "stopped"),
-            Err(error) => {
-                let error = crate::error::chain(&**error);
-                tracing::warn!(pod = %self.record.id, error, "stopped, but something is left");
-            }
+        if let Err(error) = result.and(saved) {
+            return self.owe("stopped, but something is left", error);
         }
-        answer(std::mem::take(&mut self.stopping), &result);
+        self.owed.done();
+        self.stop_in_flight = false;
+        tracing::info!(pod = %self.record.id, "stopped");
+        answer(std::mem::take(&mut self.stopping), &Ok(()));
+        if !self.removing.is_empty() {
+            self.remove();
+        }
         for command in std::mem::take(&mut self.deferred) {
             self.admit(command).await;
         }
+    }
+
+    /// The stop has failed: everybody is told, and it is tried again without being asked.
+    fn owe(&mut self, what: &str, error: PodError) {
+        self.owed.failed();
+        self.stop_in_flight = false;
+        tracing::warn!(pod = %self.record.id, error = crate::error::chain(&error), "{what}");
+        let error = Err(Arc::new(error));
+        answer(std::mem::take(&mut self.stopping), &error);
+        answer(std::mem::take(&mut self.removing), &error);
+        let deferred = std::mem::take(&mut self.deferred).into_iter();
+        answer(deferred.map(Command::into_reply).collect(), &error);
     }
 
     /// The pod's group is the kubelet's, which changes it itself: what it tells is kept for those
@@ -319,22 +392,23 @@ impl Actor {
         answer(vec![reply], &saved);
     }
 
+    /// Begins the removal, or what has to come before it.
     fn remove(&mut self) {
-        let stop_first = self.record.state == State::Ready;
+        if self.record.state != State::NotReady {
+            return self.stop();
+        }
+        // What is left of a stop is left to the removal.
+        self.owed.done();
         self.set_state(State::Removing);
-        let (parts, gate, record) = (self.parts.clone(), self.gate.clone(), self.record.clone());
+        let (parts, record) = (self.parts.clone(), self.record.clone());
         let told = self.told.clone();
         self.step("remove pod", Fact::Removed, async move {
-            if stop_first {
-                stop::stop(&parts, &gate, &record, &told).await?;
-            }
             remove::remove(&parts, &record, &told).await
         });
     }
 
     fn on_not_removed(&mut self, error: PodError) {
         self.set_state(State::NotReady);
-        self.tell_stopped();
         answer(std::mem::take(&mut self.removing), &Err(Arc::new(error)));
     }
 
@@ -346,20 +420,21 @@ impl Actor {
         }
     }
 
-    /// Whether the namespaces are still pinned, as far as the kernel tells.
-    fn is_whole(&self) -> bool {
-        let pins = self.parts.layout.pod_namespaces(&self.record.id);
-        self.record.spec.network == NamespaceMode::Node
-            || !matches!(namespaces::is_pinned(&pins.join("net")), Ok(false))
+    /// Without what its containers share it is of no use any more.
+    fn look_at_parts(&mut self) {
+        if self.record.state == State::Ready
+            && let Some(what) = whole::lost(&self.parts.layout, &self.record)
+        {
+            tracing::warn!(pod = %self.record.id, what, "part of it is gone; stopping it");
+            self.stop();
+        }
     }
 
     fn watch_pause(&self) {
         let Some(pause) = self.record.pause else { return };
         let ended = self.facts.0.clone();
         drop(crate::steps::spawn("watch pause", async move {
-            if let Ok(Some(process)) = Process::find(pause.pid, pause.start_time) {
-                process.ended().await.ok();
-            }
+            pidfd::gone(pause.pid, pause.start_time).await;
             ended.send(Box::new(Fact::PauseEnded)).await.ok();
         }));
     }

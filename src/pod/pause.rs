@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conmon::Owner;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 use tokio::process::Command;
 
 use crate::container::spec::{IdMapping, NamespaceMode};
@@ -117,22 +117,46 @@ pub async fn kill(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodError
 }
 
 /// Kills every process whose process namespace is the one pinned at `pin`. Blocks; absent is fine.
+///
+/// # Errors
+/// When it could not be told of a process that exists, after all others were killed.
 pub fn kill_all_in(pin: &Path) -> io::Result<()> {
     let namespace = match fs::metadata(pin) {
         Ok(namespace) => (namespace.dev(), namespace.ino()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
+    let mut result = Ok(());
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
         let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
         let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
+        let killed = kill_if_in(pid, &entry.path(), namespace);
+        result = result.and(killed);
+    }
+    result
+}
+
+/// Kills a process if its process namespace is this one.
+fn kill_if_in(pid: Pid, dir: &Path, namespace: (u64, u64)) -> io::Result<()> {
+    let of = |dir: &Path| match fs::metadata(dir.join("ns/pid")) {
+        Ok(of) => Ok((of.dev(), of.ino()) == namespace),
         // A process that ends meanwhile has no namespace; that is no error.
-        if let Ok(of) = fs::metadata(entry.path().join("ns/pid"))
-            && (of.dev(), of.ino()) == namespace
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(libc::ESRCH) =>
         {
-            kill_process(pid, Signal::KILL).ok();
+            Ok(false)
         }
+        Err(error) => Err(error),
+    };
+    // RACE: the number may pass on at any time. What it has after the descriptor was opened is what
+    // the descriptor's process has, or that one has ended and cannot be killed.
+    if of(dir)?
+        && let Some(process) = Process::open(pid)?
+        && of(dir)?
+    {
+        process.kill()?;
     }
     Ok(())
 }

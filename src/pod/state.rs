@@ -1,13 +1,14 @@
 //! The states of a pod and what each request means in each of them. Pure.
 //!
 //! ```text
-//!  (nothing) ─run─► Creating ─► Ready ─stop, or its pause process ended─► Stopping ─► NotReady
+//!  (nothing) ─run─► Creating ─► Ready ─stop, or part of it is gone─────► Stopping ─► NotReady
 //!                      │                                                                 │ remove
 //!                      └ failed, all undone ─► (nothing)             (nothing) ◄─ Removing
 //! ```
 //!
-//! What could not be undone or stopped does not hold a pod in a state: it is owed, and the daemon
-//! goes on trying (`daemon::sweep`).
+//! A pod whose containers or pause process could not be ended stays Stopping, and one that still
+//! holds something of the kernel is NotReady all the same. In both the stop is owed: the next request
+//! does it again, and so does the pod's owner without one. What could not be undone is the sweep's.
 
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -16,7 +17,7 @@ pub enum State {
     Creating,
     /// Containers can be created in it.
     Ready,
-    /// Its containers are being stopped.
+    /// Its containers are being stopped, or could not be.
     Stopping,
     /// Nothing runs in it any more.
     NotReady,

@@ -2,8 +2,8 @@
 //! when the containers have ended and everything else is still there.
 //!
 //! In this order, so that nothing keeps a process alive: a network that cannot be given back is
-//! owed (`detach`) and fails nothing. Every part
-//! is idempotent.
+//! owed (`detach`) and fails nothing; and so that nothing is given back that a process still uses.
+//! Every part is idempotent, and who was not successful does all of it again.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use super::gate::Gate;
 use super::record::PodRecord;
 use super::{Parts, PodError, detach, pause, tell};
 
-/// Stops everything in the pod of `record`. Returns when no process of it is left.
-pub async fn stop(
+/// Ends everything in the pod of `record`. Returns when no process of it is left.
+pub async fn end(
     parts: &Arc<Parts>,
     gate: &Gate,
     record: &PodRecord,
@@ -30,7 +30,12 @@ pub async fn stop(
     operation.step("plugins");
     parts.plugins.stop_pod(told, || tell::pod(record)).await;
     operation.step("pause");
-    pause::kill(parts, record).await?;
+    pause::kill(parts, record).await
+}
+
+/// Gives back what a pod holds in which everything has ended.
+pub async fn give_back(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodError> {
+    let operation = parts.operations.begin("give back pod", record.id);
     operation.step("cni del");
     detach::detach(parts, record.id).await;
     operation.step("namespaces");
@@ -38,7 +43,7 @@ pub async fn stop(
 }
 
 /// Unpins the namespaces and unmounts /dev/shm.
-pub async fn release_namespaces(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodError> {
+async fn release_namespaces(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodError> {
     let id = record.id;
     let (pins, shm) = (parts.layout.pod_namespaces(&id), parts.layout.pod_shm(&id));
     blocking(move || {

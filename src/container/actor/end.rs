@@ -12,6 +12,7 @@ use super::{Actor, Fact};
 impl Actor {
     /// Begins the clean-up, unless it runs or the runtime's start or update does.
     pub(super) fn clean(&mut self) {
+        self.owed.begin();
         if self.cleaning || self.start_in_flight || self.updating.is_some() {
             return;
         }
@@ -26,11 +27,13 @@ impl Actor {
         });
     }
 
-    /// What is left is removed, if somebody waits for that.
+    /// What is left is removed, if somebody waits for that. A clean-up that failed is tried again, asked
+    /// for or not.
     pub(super) async fn on_cleaned(&mut self, result: Result<(), ContainerError>) {
         self.cleaning = false;
         match result {
             Ok(()) => {
+                self.owed.done();
                 self.record.cleaned = true;
                 self.publish(None);
                 self.save().await.ok();
@@ -39,6 +42,7 @@ impl Actor {
                 }
             }
             Err(error) => {
+                self.owed.failed();
                 let error = Arc::new(error);
                 tracing::warn!(container = %self.record.id, error = %crate::error::chain(&*error), "clean-up is owed");
                 answer(std::mem::take(&mut self.removing), &Err(error));

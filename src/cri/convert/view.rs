@@ -54,8 +54,9 @@ pub fn pod_status(record: &PodRecord) -> pb::PodSandboxStatus {
 /// A pod's state as the wire has it.
 pub fn pod_state(state: PodState) -> pb::PodSandboxState {
     match state {
-        PodState::Ready => pb::PodSandboxState::SandboxReady,
-        PodState::Creating | PodState::Stopping | PodState::NotReady | PodState::Removing => {
+        // Until everything in it has ended, whoever needs it gone has to go on asking for its stop.
+        PodState::Ready | PodState::Stopping => pb::PodSandboxState::SandboxReady,
+        PodState::Creating | PodState::NotReady | PodState::Removing => {
             pb::PodSandboxState::SandboxNotready
         }
     }

@@ -5,6 +5,10 @@
 //! layers/0123456789abcdef.json   its record: written last, so a directory without one is garbage
 //! ```
 //!
+//! A record that cannot be read says nothing of its layer: both stay as they are, the layer cannot be
+//! used, and the record is read again later. What belongs to no layer is kept until all containers
+//! have told what they use, and longer if it is among that.
+//!
 //! INVARIANT: a layer in the table has a directory and a record on disk, and so have all layers
 //! of the chain below it or they had when it was committed.
 
@@ -17,8 +21,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use tracing::warn;
+use tracing::{debug, error, info, warn};
 
+use super::in_use::InUse;
 use super::record::{self, LayerRecord};
 use super::{StoreError, lock};
 use crate::image::digest::Digest;
@@ -39,11 +44,15 @@ pub(super) struct Layers {
     table: Mutex<Table>,
     sync: GroupSync,
     trash: Arc<Trash>,
+    /// What belongs to no layer; to be discarded when it is known what is in use.
+    garbage: Mutex<HashSet<PathBuf>>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     layers: HashMap<Digest, Stored>,
+    /// Records that could not be read.
+    unread: HashSet<PathBuf>,
     /// Number of pulls that need a layer, whether it is there already or not.
     leases: HashMap<Digest, usize>,
     bytes: u64,
@@ -60,38 +69,102 @@ pub(super) struct Stored {
 }
 
 impl Layers {
-    /// Loads the records in `dir`. What has no good record goes to the trash.
+    /// Loads the records in `dir`. Nothing is discarded yet.
+    ///
+    /// # Errors
+    /// If the directory cannot be listed, and records of a newer version.
     pub(super) fn open(dir: &Path, trash: Arc<Trash>) -> Result<Self, StoreError> {
         let failed = |source| StoreError::File { what: "open", path: dir.to_owned(), source };
         let mut table = Table::default();
         let mut garbage: HashSet<PathBuf> = HashSet::new();
-        let mut good: HashSet<PathBuf> = HashSet::new();
+        let mut kept: HashSet<PathBuf> = HashSet::new();
         for entry in fs::read_dir(dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                garbage.insert(path);
-                continue;
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("json") => {}
+                Some("new") => {
+                    trash.discard(&path).map_err(failed)?;
+                    continue;
+                }
+                _ => {
+                    garbage.insert(path);
+                    continue;
+                }
             }
             match load(&path) {
                 Ok(stored) if table.layers.contains_key(&stored.record.chain) => {
-                    warn!(layer = %stored.record.chain, "layer is there twice, one is discarded");
+                    warn!(layer = %stored.record.chain, "layer is there twice");
                     garbage.insert(path);
                 }
                 Ok(stored) => {
-                    good.insert(stored.path.clone());
+                    kept.insert(stored.path.clone());
                     table.insert(stored);
                 }
-                Err(error) => {
-                    warn!(error = %crate::error::chain(&error), "layer is damaged and discarded");
+                Err(error) if error.is_damage() => {
+                    warn!(error = %crate::error::chain(&error), "layer is damaged");
                     garbage.insert(path);
+                }
+                Err(error) if error.is_newer() => return Err(error),
+                Err(error) => {
+                    error!(error = %crate::error::chain(&error), "layer cannot be used for now");
+                    kept.insert(path.with_extension(""));
+                    table.unread.insert(path);
                 }
             }
         }
-        for path in garbage.difference(&good) {
-            trash.discard(path).map_err(failed)?;
-        }
+        garbage.retain(|path| !kept.contains(path));
         let sync = GroupSync::new(File::open(dir).map_err(failed)?);
-        Ok(Self { dir: dir.to_owned(), table: Mutex::new(table), sync, trash })
+        let (table, garbage) = (Mutex::new(table), Mutex::new(garbage));
+        Ok(Self { dir: dir.to_owned(), table, sync, trash, garbage })
+    }
+
+    /// Discards what belongs to no layer, except what is in use. Blocks.
+    pub(super) fn discard_garbage(&self, in_use: &InUse) {
+        for path in std::mem::take(&mut *lock(&self.garbage)) {
+            if in_use.has(&path) {
+                warn!(path = %path.display(), "has no record, but a container uses it; it stays");
+            } else if let Err(error) = self.trash.discard(&path) {
+                warn!(path = %path.display(), %error, "leftover of a layer remains until restart");
+            }
+        }
+    }
+
+    /// Reads records again that could not be read. Blocks.
+    pub(super) fn look_again(&self) {
+        let unread: Vec<PathBuf> = lock(&self.table).unread.iter().cloned().collect();
+        for path in unread {
+            let loaded = load(&path);
+            let mut table = lock(&self.table);
+            match loaded {
+                Ok(stored) if table.layers.contains_key(&stored.record.chain) => {
+                    warn!(layer = %stored.record.chain, "layer is there twice");
+                }
+                Ok(stored) => {
+                    info!(layer = %stored.record.chain, "layer can be used again");
+                    table.insert(stored);
+                }
+                // The next start discards it.
+                Err(error) if error.is_damage() => {
+                    warn!(error = %crate::error::chain(&error), "layer is damaged");
+                }
+                Err(error) => {
+                    debug!(error = %crate::error::chain(&error), "layer still cannot be used");
+                    continue;
+                }
+            }
+            table.unread.remove(&path);
+        }
+    }
+
+    /// The record that may be this layer's and could not be read.
+    pub(super) fn unread(&self, chain: &Digest) -> Option<PathBuf> {
+        let short = &chain.hex()[..NAME_DIGITS];
+        let table = lock(&self.table);
+        let is_its = |path: &&PathBuf| {
+            path.file_name()
+                .is_some_and(|name| name.as_encoded_bytes().starts_with(short.as_bytes()))
+        };
+        table.unread.iter().find(is_its).cloned()
     }
 
     /// The layer with this chain id, if it is committed.
@@ -126,6 +199,9 @@ impl Layers {
             let path = unpacked.path().to_owned();
             move |source| StoreError::File { what, path, source }
         };
+        if let Some(path) = self.unread(&chain) {
+            return Err(StoreError::LayerUnread { chain, path });
+        }
         let parents = self.parents(below)?;
         unpacked.inherit(&parents).map_err(at("inherit directories of layer"))?;
         // Content first, then the name, then the record: a crash leaves garbage, never a layer
@@ -190,13 +266,14 @@ impl Layers {
 
     /// Discards layers that no image in `referenced` and no pull needs, if they were committed at
     /// least `age` ago. The caller sees to it that no image is committed meanwhile. Blocks.
-    pub(super) fn collect(&self, referenced: &HashSet<Digest>, age: Duration) {
+    pub(super) fn collect(&self, referenced: &HashSet<Digest>, age: Duration, in_use: &InUse) {
         let newest = now().saturating_sub(age.as_secs());
         let doomed = lock(&self.table).take(|table, stored| {
             let chain = &stored.record.chain;
             stored.record.committed_at <= newest
                 && !referenced.contains(chain)
                 && !table.leases.contains_key(chain)
+                && !in_use.has(&stored.path)
         });
         for stored in doomed {
             // The record first: a crash in between leaves a directory without one.
@@ -261,15 +338,17 @@ fn load(path: &Path) -> Result<Stored, StoreError> {
     let record: LayerRecord = record::read(path)?;
     let content = path.with_extension("");
     let damaged = |why| record::RecordError::Damaged { path: path.to_owned(), why };
-    if record.version != record::VERSION {
-        return Err(damaged("has another version").into());
-    }
     let name = content.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if !name.starts_with(&record.chain.hex()[..NAME_DIGITS]) {
         return Err(damaged("is the record of another layer").into());
     }
-    if !fs::symlink_metadata(&content).is_ok_and(|metadata| metadata.is_dir()) {
-        return Err(damaged("has no layer beside it").into());
+    match fs::symlink_metadata(&content) {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => return Err(damaged("has no layer beside it").into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(damaged("has no layer beside it").into());
+        }
+        Err(source) => return Err(StoreError::File { what: "look at", path: content, source }),
     }
     Ok(Stored { path: content, record })
 }

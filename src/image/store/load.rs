@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::layers::Layers;
 use super::record::{self, ImageRecord, RecordError};
@@ -25,74 +26,136 @@ pub(super) fn config_path(dir: &Path, id: &ImageId) -> PathBuf {
     dir.join("images").join(format!("{id}.config"))
 }
 
+/// What the records give.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    /// The images that can be used.
+    pub images: BTreeMap<ImageId, Arc<Image>>,
+    /// Records of images that could not be read, or not all that they need. Nobody knows whether
+    /// anything is wrong with them.
+    pub unread: HashSet<PathBuf>,
+}
+
+/// How it stands with one record.
+pub(super) enum Look {
+    /// It is good: when it was written, and the image.
+    Good(u64, Box<Image>),
+    /// There is none any more.
+    Gone,
+    /// It was read, and is wrong.
+    Damaged(StoreError),
+    /// It could not be read.
+    Unread(StoreError),
+}
+
 /// All images with a good record and all their layers. Damaged records are moved aside, so that
 /// somebody can look at them; such an image is absent until it is pulled again.
-pub(super) fn images(
-    dir: &Path,
-    layers: &Layers,
-) -> Result<BTreeMap<ImageId, Arc<Image>>, StoreError> {
+///
+/// # Errors
+/// If the directory cannot be listed, and records of a newer version.
+pub(super) fn images(dir: &Path, layers: &Layers) -> Result<Loaded, StoreError> {
     let place = dir.join("images");
     let failed = |source| StoreError::File { what: "open", path: place.clone(), source };
-    let mut loaded: Vec<(u64, ImageId, Image)> = Vec::new();
-    let mut others: Vec<PathBuf> = Vec::new();
+    let mut good: Vec<(u64, ImageId, Image)> = Vec::new();
+    let mut loaded = Loaded::default();
     for entry in fs::read_dir(&place).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         if path.extension().is_none_or(|extension| extension != "json") {
-            others.push(path);
             continue;
         }
-        match image(dir, &path, layers) {
-            Ok((written_at, image)) => loaded.push((written_at, image.id, image)),
-            Err(error) => {
-                warn!(error = %chain(&*error), "image is damaged and set aside");
+        match look(dir, &path, layers) {
+            Look::Good(written_at, image) => good.push((written_at, image.id, *image)),
+            Look::Gone => {}
+            Look::Damaged(error) => {
+                warn!(error = %chain(&error), "image is damaged and set aside");
                 set_aside(dir, &path);
+            }
+            Look::Unread(error) if error.is_newer() => return Err(error),
+            Look::Unread(error) => {
+                error!(error = %chain(&error), "image cannot be used for now");
+                loaded.unread.insert(path);
             }
         }
     }
     // A crash while a tag moved leaves it on both images: the newer record has it.
-    loaded.sort_by_key(|(written_at, ..)| std::cmp::Reverse(*written_at));
-    let mut images: BTreeMap<ImageId, Arc<Image>> = BTreeMap::new();
+    good.sort_by_key(|(written_at, ..)| std::cmp::Reverse(*written_at));
     let mut taken: HashSet<String> = HashSet::new();
-    for (_, id, mut image) in loaded {
+    for (_, id, mut image) in good {
         image.repo_tags.retain(|tag| taken.insert(tag.clone()));
         image.repo_digests.retain(|digest| taken.insert(digest.clone()));
-        images.insert(id, Arc::new(image));
+        loaded.images.insert(id, Arc::new(image));
     }
-    let known: HashSet<PathBuf> = images.keys().map(|id| config_path(dir, id)).collect();
-    for path in others.iter().filter(|path| !known.contains(*path)) {
-        if let Err(error) = fs::remove_file(path) {
+    Ok(loaded)
+}
+
+/// Removes what lies beside the records and belongs to none of them. Failures are told of.
+pub(super) fn remove_leftovers(dir: &Path) -> Result<(), StoreError> {
+    let place = dir.join("images");
+    let failed = |source| StoreError::File { what: "list", path: place.clone(), source };
+    for entry in fs::read_dir(&place).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let is_record = path.extension().is_some_and(|extension| extension == "json");
+        let is_config = path.extension().is_some_and(|extension| extension == "config");
+        let beside = fs::symlink_metadata(path.with_extension("json"));
+        let has_record = !matches!(&beside, Err(e) if e.kind() == io::ErrorKind::NotFound);
+        if is_record || is_config && has_record {
+            continue;
+        }
+        if let Err(error) = fs::remove_file(&path) {
             warn!(path = %path.display(), %error, "leftover of an image remains");
         }
     }
-    Ok(images)
+    Ok(())
+}
+
+/// Looks at one record and all that it needs.
+pub(super) fn look(dir: &Path, path: &Path, layers: &Layers) -> Look {
+    let record = match record::read::<ImageRecord>(path) {
+        Ok(record) => record,
+        Err(error) if error.is_absence() => return Look::Gone,
+        Err(error) if error.is_damage() => return Look::Damaged(error.into()),
+        Err(error) => return Look::Unread(error.into()),
+    };
+    let written_at = record.written_at;
+    match image(dir, path, record, layers) {
+        Ok(image) => Look::Good(written_at, Box::new(image)),
+        Err(error) if error.is_damage() => Look::Damaged(error),
+        Err(error) => Look::Unread(error),
+    }
 }
 
 fn image(
     dir: &Path,
     path: &Path,
+    record: ImageRecord,
     layers: &Layers,
-) -> Result<(u64, Image), Box<dyn std::error::Error>> {
+) -> Result<Image, StoreError> {
     let damaged = |why| RecordError::Damaged { path: path.to_owned(), why };
-    let record: ImageRecord = record::read(path)?;
-    if record.version != record::VERSION {
-        return Err(damaged("has another version").into());
-    }
     let id = ImageId::from_bytes(*record.config.as_bytes());
     if path != record_path(dir, &id) {
         return Err(damaged("is the record of another image").into());
     }
-    let bytes = record::read_bounded(&config_path(dir, &id), MAX_CONFIG)?;
+    let bytes = match record::read_bounded(&config_path(dir, &id), MAX_CONFIG) {
+        Err(error) if error.is_absence() => {
+            return Err(damaged("has no configuration beside it").into());
+        }
+        read => read?,
+    };
     if Digest::of(&bytes) != record.config {
         return Err(damaged("has a damaged configuration beside it").into());
     }
-    let (config, _) = config::parse(&bytes)?;
-    Ok((record.written_at, assemble(dir, &record, config, layers)?))
+    let (config, _) = config::parse(&bytes).map_err(|source| StoreError::Config {
+        path: config_path(dir, &id),
+        source: Box::new(source),
+    })?;
+    assemble(dir, &record, config, layers)
 }
 
 /// Puts an image together from its record.
 ///
 /// # Errors
-/// [`StoreError::LayerGone`] if one of its layers is not in the store.
+/// [`StoreError::LayerGone`] if one of its layers is not in the store,
+/// [`StoreError::LayerUnread`] if nobody can tell.
 pub(super) fn assemble(
     dir: &Path,
     record: &ImageRecord,
@@ -101,12 +164,20 @@ pub(super) fn assemble(
 ) -> Result<Image, StoreError> {
     let id = ImageId::from_bytes(*record.config.as_bytes());
     let config_path = config_path(dir, &id);
-    let mut size = fs::metadata(&config_path).map_or(1, |metadata| metadata.len());
+    let mut size = match fs::metadata(&config_path) {
+        Ok(metadata) => metadata.len(),
+        Err(source) => {
+            return Err(StoreError::File { what: "look at", path: config_path, source });
+        }
+    };
     let chain = chain_ids(&record.layers);
     let mut visible = Vec::with_capacity(chain.len());
     let mut covered = false;
     for chain in chain.iter().rev() {
-        let stored = layers.get(chain).ok_or(StoreError::LayerGone(*chain))?;
+        let stored = layers.get(chain).ok_or_else(|| match layers.unread(chain) {
+            Some(path) => StoreError::LayerUnread { chain: *chain, path },
+            None => StoreError::LayerGone(*chain),
+        })?;
         size += stored.record.bytes;
         // Overlayfs ignores that the root of a layer is opaque, so what is below is left out.
         if !covered {
@@ -127,7 +198,8 @@ pub(super) fn assemble(
     })
 }
 
-fn set_aside(dir: &Path, path: &Path) {
+/// Moves a damaged record to where a person finds it.
+pub(super) fn set_aside(dir: &Path, path: &Path) {
     let Some(name) = path.file_name() else { return };
     if let Err(error) = fs::rename(path, dir.join("quarantine").join(name)) {
         warn!(path = %path.display(), %error, "damaged record remains in its place");

@@ -17,7 +17,7 @@ use crate::image::reference::Reference;
 /// Longest record that is read; one image with a thousand tags has a tenth of that.
 const MAX_RECORD: u64 = 4 << 20;
 
-/// Version of both record types. A record of another version is not touched.
+/// Version of both record types. A record of a newer version is not touched: the store does not open.
 pub(super) const VERSION: u32 = 1;
 
 /// Why a record could not be read or written.
@@ -49,6 +49,30 @@ pub enum RecordError {
         /// What is wrong.
         why: &'static str,
     },
+    /// A later release wrote it.
+    #[error(
+        "{} has version {version}, and this release knows {VERSION} at most: \
+         it needs a newer crisol, or an image store of its own", path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+}
+
+impl RecordError {
+    /// Whether the file was read whole and is not what was written. Any other error says nothing of
+    /// the file.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, Self::Parse { .. } | Self::Damaged { .. })
+    }
+
+    /// Whether there is no such file, says the kernel.
+    pub(super) fn is_absence(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// One committed layer.
@@ -134,13 +158,23 @@ struct Envelope<'a> {
     record: &'a RawValue,
 }
 
-/// Reads a record and verifies its checksum.
+/// What every version of a record has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// Reads a record and verifies its checksum and version.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, RecordError> {
     let text = read_bounded(path, MAX_RECORD)?;
     let parse = |source| RecordError::Parse { path: path.to_owned(), source };
     let envelope: Envelope<'_> = serde_json::from_slice(&text).map_err(parse)?;
     if Digest::of(envelope.record.get().as_bytes()) != envelope.digest {
         return Err(RecordError::Damaged { path: path.to_owned(), why: "has a wrong checksum" });
+    }
+    let Versioned { version } = serde_json::from_str(envelope.record.get()).map_err(parse)?;
+    if version > VERSION {
+        return Err(RecordError::Newer { path: path.to_owned(), version });
     }
     serde_json::from_str(envelope.record.get()).map_err(parse)
 }
@@ -150,7 +184,12 @@ pub(super) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), RecordE
     let parse = |source| RecordError::Parse { path: path.to_owned(), source };
     let record = serde_json::to_string(record).map_err(parse)?;
     let digest = Digest::of(record.as_bytes());
-    replace(path, format!("{{\"digest\":\"{digest}\",\"record\":{record}}}\n").as_bytes())
+    let text = format!("{{\"digest\":\"{digest}\",\"record\":{record}}}\n");
+    if text.len() as u64 > MAX_RECORD {
+        let (path, source) = (path.to_owned(), io::ErrorKind::FileTooLarge.into());
+        return Err(RecordError::File { what: "write", path, source });
+    }
+    replace(path, text.as_bytes())
 }
 
 /// Replaces the file at `path`: temporary file, fsync, rename, fsync of the directory.
@@ -192,8 +231,12 @@ pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, RecordErr
     let file =
         File::options().read(true).custom_flags(flags.cast_signed()).open(path).map_err(failed)?;
     let damaged = |why| RecordError::Damaged { path: path.to_owned(), why };
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(damaged("is not a regular file"));
+    // Nothing of ours was read yet, so this is no damage.
+    let kind = file.metadata().map_err(failed)?.file_type();
+    if kind.is_dir() {
+        return Err(failed(rustix::io::Errno::ISDIR.into()));
+    } else if !kind.is_file() {
+        return Err(failed(io::Error::other("not a regular file")));
     }
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -243,11 +286,51 @@ mod tests {
             fs::write(&path, &good[..at]).expect("write");
             assert!(read::<LayerRecord>(&path).is_err(), "cut at {at}");
         }
-        fs::remove_file(&path).expect("remove");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_damage() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("a.json");
+        let read = || read::<LayerRecord>(&path).expect_err("no record");
+        assert!(read().is_absence() && !read().is_damage());
         std::os::unix::fs::symlink("/etc/passwd", &path).expect("link");
-        assert!(read::<LayerRecord>(&path).is_err(), "link");
+        assert!(!read().is_absence() && !read().is_damage(), "link");
         fs::remove_file(&path).expect("remove");
         fs::create_dir(&path).expect("directory");
-        assert!(read::<LayerRecord>(&path).is_err(), "directory");
+        assert!(!read().is_absence() && !read().is_damage(), "directory");
+        fs::remove_dir(&path).expect("remove");
+        fs::write(&path, "").expect("write");
+        assert!(!read().is_absence() && read().is_damage(), "empty");
+    }
+
+    /// Records as former releases wrote them.
+    #[test]
+    fn records_of_every_version_are_read() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/image/store/golden");
+        let layer: LayerRecord = read(&golden.join("layer-1.json")).expect("layer");
+        assert_eq!(layer, record());
+        let image: ImageRecord = read(&golden.join("image-1.json")).expect("image");
+        let name = "registry.example:5000/team/app";
+        let digest = Digest::of(b"manifest");
+        let expected = ImageRecord {
+            version: 1,
+            config: Digest::of(b"{}"),
+            tags: vec![format!("{name}:v1")],
+            digests: vec![format!("{name}@{digest}")],
+            layers: vec![Digest::of(b"diff"), Digest::of(b"diff two")],
+            written_at: 1_700_000_000_123_456_789,
+        };
+        assert_eq!(image, expected);
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_is_told_from_a_damaged_one_whatever_is_in_it() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("a.json");
+        write(&path, &serde_json::json!({"version": 2, "chains": []})).expect("write");
+        let error = read::<LayerRecord>(&path).expect_err("newer");
+        assert!(matches!(error, RecordError::Newer { version: 2, .. }) && !error.is_damage());
+        assert!(error.to_string().contains("needs a newer crisol"), "{error}");
     }
 }
