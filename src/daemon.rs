@@ -33,6 +33,7 @@ use crate::cri::{ImageServiceServer, RuntimeServiceServer};
 use crate::error::chain;
 use crate::health;
 use crate::host::Host;
+use crate::identity;
 use crate::image::Images;
 use crate::metrics::{self, Metrics};
 use crate::network::{Networks, PodRanges, left_running};
@@ -91,7 +92,7 @@ struct Daemon {
     operations: Operations,
     calls: Calls,
     /// Held for as long as the daemon lives.
-    _lock: File,
+    _locks: [File; 2],
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -145,8 +146,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 impl Daemon {
     async fn build(config: Config) -> anyhow::Result<Self> {
         let layout = Layout::new(&config.root, &config.state);
+        let locks = take(&layout)?;
         directories(&layout)?;
-        let lock = lock(&layout.lock())?;
+        let pod_records = Records::open(layout.pod_records())?;
+        let container_records = Records::open(layout.container_records())?;
+        let troubles = [pod_records.troubles().clone(), container_records.troubles().clone()];
         let host = Host::gather()?;
         let cgroups = cgroups(&config, &host);
         blocking({
@@ -168,7 +172,7 @@ impl Daemon {
 
         let containers = Containers::new(Arc::new(container::Parts {
             layout: layout.clone(),
-            records: Records::open(layout.container_records())?,
+            records: container_records,
             images: images.clone(),
             criu: ArcSwap::from_pointee(inventory.criu.clone()),
             runtimes: runtimes(&config, &inventory, &host, cgroups.driver()),
@@ -184,7 +188,7 @@ impl Daemon {
         }));
         let pods = Pods::new(Arc::new(pod::Parts {
             layout: layout.clone(),
-            records: Records::open(layout.pod_records())?,
+            records: pod_records,
             containers: containers.clone(),
             networks: networks.clone(),
             cgroups: cgroups.clone(),
@@ -222,6 +226,7 @@ impl Daemon {
             owed: owing,
             pod_ranges,
             mapped_rootfs,
+            troubles,
         });
         let daemon = Self {
             pods,
@@ -238,7 +243,7 @@ impl Daemon {
             cgroups,
             operations,
             calls,
-            _lock: lock,
+            _locks: locks,
         };
         Ok(daemon)
     }
@@ -379,6 +384,18 @@ async fn until(mut stopping: watch::Receiver<bool>) {
     stopping.wait_for(|stopping| *stopping).await.ok();
 }
 
+/// Takes the two directories, which nobody else has and which belong together.
+fn take(layout: &Layout) -> anyhow::Result<[File; 2]> {
+    for dir in [layout.root(), layout.state()] {
+        fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    }
+    let locks = [lock(&layout.lock())?, lock(&layout.state_lock())?];
+    match identity::settle(layout) {
+        Ok(()) => Ok(locks),
+        Err(error) => bail!("{}; to repair this: {}", chain(&error), error.remedy()),
+    }
+}
+
 /// 0711 lets a process in a pod's user namespace reach what is mounted for it, and lists nothing.
 fn directories(layout: &Layout) -> anyhow::Result<()> {
     let all = [
@@ -400,7 +417,7 @@ fn directories(layout: &Layout) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Two daemons never share a root. The lock goes with the process.
+/// Two daemons never share a root or a state. The lock goes with the process.
 fn lock(path: &Path) -> anyhow::Result<File> {
     let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
     let mut file = open.with_context(|| format!("open {}", path.display()))?;
@@ -416,7 +433,12 @@ fn lock(path: &Path) -> anyhow::Result<File> {
     if !locked {
         let mut owner = String::new();
         file.read_to_string(&mut owner).ok();
-        bail!("{} is locked by another crisol, process {}", path.display(), owner.trim());
+        bail!(
+            "{} is locked by another crisol, process {}; stop that one, or give this one a root and \
+             a state of its own",
+            path.display(),
+            owner.trim()
+        );
     }
     file.set_len(0)?;
     file.rewind()?;

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::claim::{Claim, Turn};
@@ -55,6 +55,7 @@ pub struct Actor {
     claim: Claim,
     told: Told,
     commands: mpsc::Receiver<Command>,
+    rewrite: Arc<Notify>,
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<ContainerRecord>>,
     facts: (mpsc::Sender<Box<Fact>>, mpsc::Receiver<Box<Fact>>),
@@ -138,6 +139,7 @@ fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, B
         told: told.clone(),
         published,
         rooms: super::exec::Rooms::default(),
+        rewrite: Arc::default(),
     };
     let actor = Actor {
         record,
@@ -145,6 +147,7 @@ fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, B
         claim,
         told,
         commands,
+        rewrite: handle.rewrite.clone(),
         creation: creation_sender,
         published: published_sender,
         facts: mpsc::channel(MAX_FACTS),
@@ -236,6 +239,7 @@ impl Actor {
                 () = tokio::time::sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {
                     self.kill();
                 }
+                () = self.rewrite.notified() => self.write_again().await,
                 command = self.commands.recv() => match command {
                     Some(command) => self.admit(command),
                     // The daemon is going down; the container stays.
@@ -483,6 +487,24 @@ impl Actor {
         let record = Arc::new(self.record.clone());
         self.published.send_replace(record.clone());
         self.parts.events.publish((record.pod, record.id), &record, what);
+    }
+
+    /// Writes the record that was lost. Its removal is another one's work already.
+    async fn write_again(&self) {
+        let id = self.record.id;
+        let state = match self.record.state {
+            State::Creating | State::Removing => return,
+            // A restart would find it started.
+            State::Starting => State::Created,
+            state => state,
+        };
+        match self.parts.save(&ContainerRecord { state, ..self.record.clone() }).await {
+            Ok(()) => tracing::warn!(container = %id, "its record was lost and is written again"),
+            Err(error) => {
+                let error = crate::error::chain(&error);
+                tracing::error!(container = %id, error, "its record is lost; tried again later");
+            }
+        }
     }
 
     async fn save(&self) -> Result<(), Shared> {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::claim::{Claim, Turn};
 use crate::container::record::now_ns;
@@ -71,6 +71,8 @@ pub struct Handle {
     pub told: Told,
     /// What its owner published last.
     pub published: watch::Receiver<Arc<PodRecord>>,
+    /// Told when its record went or was damaged under its owner, who writes it again.
+    pub rewrite: Arc<Notify>,
 }
 
 impl Handle {
@@ -95,6 +97,7 @@ pub struct Actor {
     claim: Claim,
     told: Told,
     commands: mpsc::Receiver<Command>,
+    rewrite: Arc<Notify>,
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<PodRecord>>,
     facts: (mpsc::Sender<Box<Fact>>, mpsc::Receiver<Box<Fact>>),
@@ -161,6 +164,7 @@ fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Box<Act
         claim: claim.clone(),
         told: told.clone(),
         published,
+        rewrite: Arc::default(),
     };
     let actor = Actor {
         record,
@@ -169,6 +173,7 @@ fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Box<Act
         claim,
         told,
         commands,
+        rewrite: handle.rewrite.clone(),
         creation: creation_sender,
         published: published_sender,
         facts: mpsc::channel(4),
@@ -234,6 +239,7 @@ impl Actor {
                     Fact::Removed(Err(error)) => self.on_not_removed(error),
                     Fact::PauseEnded => self.on_pause_ended(),
                 },
+                () = self.rewrite.notified() => self.write_again().await,
                 command = self.commands.recv() => match command {
                     Some(command) => self.admit(command).await,
                     // The daemon is going down; the pod stays.
@@ -375,6 +381,24 @@ impl Actor {
             let fact = fact(done.unwrap_or(Err(PodError::Panicked { verb })));
             back.send(Box::new(fact)).await.ok();
         }));
+    }
+
+    /// Writes the record that was lost. Its removal is another one's work already.
+    async fn write_again(&self) {
+        let id = self.record.id;
+        let state = match self.record.state {
+            State::Creating | State::Removing => return,
+            // A restart would find nobody who stops it.
+            State::Stopping => State::Ready,
+            state => state,
+        };
+        match self.parts.save(&PodRecord { state, ..self.record.clone() }).await {
+            Ok(()) => tracing::warn!(pod = %id, "its record was lost and is written again"),
+            Err(error) => {
+                let error = crate::error::chain(&error);
+                tracing::error!(pod = %id, error, "its record is lost; tried again later");
+            }
+        }
     }
 
     fn set_state(&mut self, state: State) {

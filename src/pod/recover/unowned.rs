@@ -1,0 +1,151 @@
+//! Pods whose record is not there, or not to be used: as with containers, only what certainly has no
+//! record is ended, and everything else is left as it is and told of.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use crate::error::chain;
+use crate::identity;
+use crate::ids::PodId;
+use crate::pod::{Parts, PodError, PodRecord, Pods, detach, pause, remove};
+use crate::record::{Found, RecordError, Trouble};
+use crate::steps::blocking;
+
+/// What a record is of, in words.
+const WHAT: &str = "pod";
+
+impl Pods {
+    /// Has owners write records again that went or were damaged under them.
+    pub(super) fn have_lost_records_written(&self, found: &Found<PodRecord>) {
+        for handle in self.registry.list() {
+            let is_whole = found.records.iter().any(|record| record.id == handle.id);
+            if !is_whole && !found.is_unknown(&handle.id) {
+                handle.rewrite.notify_one();
+            }
+        }
+    }
+
+    /// Sets damaged records aside, and gives all that cannot be used, of pods that nobody owns.
+    pub(super) async fn set_unusable_records_aside(&self, found: Found<PodRecord>) -> Vec<Trouble> {
+        let owned = |id: &String| self.registry.get(id).is_some();
+        let (failed, aside) = (found.failed.into_iter(), found.aside.into_iter());
+        let failed: Vec<_> = failed.filter(|(id, _)| !owned(id)).collect();
+        let mut aside: Vec<_> = aside.filter(|id| !owned(id)).collect();
+        let parts = self.parts.clone();
+        blocking(move || {
+            let mut troubles = Vec::new();
+            for (id, error) in failed {
+                if matches!(error, RecordError::Damaged { .. }) {
+                    tracing::error!(error = %chain(&error), "a pod's record is set aside");
+                    match parts.records.set_aside(&id) {
+                        Ok(()) => {
+                            aside.push(id);
+                            continue;
+                        }
+                        Err(error) => tracing::error!(error = %chain(&error), "it stays"),
+                    }
+                }
+                troubles.extend(Trouble::of(WHAT, &error));
+            }
+            aside.retain(|id| {
+                id.parse().is_ok_and(|id| !matches!(is_there(&parts, &id), Ok(false)))
+            });
+            troubles.extend(aside.iter().map(|id| Trouble::aside(WHAT, parts.records.aside(id))));
+            troubles
+        })
+        .await
+    }
+
+    /// Ends what has a run-time directory and certainly no record, with what is pinned in it. Gives
+    /// what must not be ended all the same.
+    pub(super) async fn end_orphans(&self) -> Vec<Trouble> {
+        let mut troubles = Vec::new();
+        let parts = self.parts.clone();
+        let ids = match blocking(move || ids(&parts)).await {
+            Ok(ids) => ids,
+            Err(error) => {
+                tracing::error!(%error, "list the files of pods");
+                return troubles;
+            }
+        };
+        let mut left = 0;
+        for id in ids {
+            if self.registry.get(&id).is_some() {
+                continue;
+            }
+            let parts = self.parts.clone();
+            let ended = match blocking(move || is_orphan(&parts, &id)).await {
+                Ok(false) => continue,
+                Ok(true) if !self.containers().ids_of(id).is_empty() => {
+                    // Containers go before their pod does, so it was never removed.
+                    let problem = "there is no record of a pod that has containers".to_owned();
+                    let path = self.parts.layout.pod(&id);
+                    troubles.push(Trouble::unrecorded(WHAT, path, problem));
+                    continue;
+                }
+                Ok(true) => end_orphan(&self.parts, id).await.map_err(|error| chain(&error)),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ended {
+                tracing::error!(pod = %id, error, "files without an owner are left for now");
+                left += 1;
+            }
+        }
+        self.parts.metrics.set_leaks(WHAT, left);
+        troubles
+    }
+
+    /// Whether a network of this pod belongs to nobody: the pod has neither an owner nor a record,
+    /// nor containers.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    pub(in crate::pod) async fn has_no_owner(&self, id: PodId) -> Result<bool, String> {
+        if self.registry.get(&id).is_some() || !self.containers().ids_of(id).is_empty() {
+            return Ok(false);
+        }
+        let parts = self.parts.clone();
+        blocking(move || is_unrecorded(&parts, &id)).await
+    }
+}
+
+/// The ids of all that has files. Blocks.
+fn ids(parts: &Parts) -> io::Result<Vec<PodId>> {
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(parts.layout.pods())? {
+        ids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<PodId>().ok()));
+    }
+    Ok(ids)
+}
+
+/// Whether a pod certainly has no record. Blocks.
+fn is_unrecorded(parts: &Parts, id: &PodId) -> Result<bool, String> {
+    Ok(parts.records.is_gone(id).map_err(|error| chain(&error))?
+        && identity::is_same(&parts.layout).map_err(|error| chain(&error))?)
+}
+
+/// Whether something is left of a pod that certainly has no record. Blocks.
+fn is_orphan(parts: &Parts, id: &PodId) -> Result<bool, String> {
+    // RACE: it may have been removed since the listing; then its files are gone as well.
+    Ok(is_unrecorded(parts, id)? && is_there(parts, id).map_err(|error| error.to_string())?)
+}
+
+/// Whether a pod has files.
+fn is_there(parts: &Parts, id: &PodId) -> io::Result<bool> {
+    parts.layout.pod(id).try_exists()
+}
+
+async fn end_orphan(parts: &Arc<Parts>, id: PodId) -> Result<(), PodError> {
+    tracing::warn!(pod = %id, "has files but no record; removing them");
+    {
+        let parts = parts.clone();
+        let killing =
+            blocking(move || pause::kill_all_in(&parts.layout.pod_namespaces(&id).join("pid")));
+        killing.await.map_err(|error| PodError::Pause { id, problem: error.to_string() })?;
+    }
+    // Before the namespace goes: plugins find in it what to undo.
+    detach::detach(parts, id).await;
+    let parts = parts.clone();
+    blocking(move || remove::files(&parts.layout, &id)).await
+}
