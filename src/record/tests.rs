@@ -2,6 +2,8 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 
+mod golden;
+
 type Note = std::collections::BTreeMap<String, u32>;
 
 fn records() -> (tempfile::TempDir, Records<Note>) {

@@ -1,8 +1,11 @@
 //! Pods whose record is not there, or not to be used: as with containers, only what certainly has no
 //! record is ended, and everything else is left as it is and told of.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::chain;
@@ -137,15 +140,46 @@ fn is_there(parts: &Parts, id: &PodId) -> io::Result<bool> {
 }
 
 async fn end_orphan(parts: &Arc<Parts>, id: PodId) -> Result<(), PodError> {
-    tracing::warn!(pod = %id, "has files but no record; removing them");
+    tracing::warn!(pod = %id, "has files but no record; ending it");
     {
         let parts = parts.clone();
-        let killing =
-            blocking(move || pause::kill_all_in(&parts.layout.pod_namespaces(&id).join("pid")));
-        killing.await.map_err(|error| PodError::Pause { id, problem: error.to_string() })?;
+        let ending = blocking(move || {
+            let failed = |error: io::Error| PodError::Pause { id, problem: error.to_string() };
+            let pin = parts.layout.pod_namespaces(&id).join("pid");
+            let groups = groups_in(&pin, &id).map_err(failed)?;
+            pause::kill_all_in(&pin).map_err(failed)?;
+            for group in groups {
+                let ended = parts.cgroups.kill(&group).and_then(|()| parts.cgroups.remove(&group));
+                ended.map_err(|source| PodError::Cgroup { id, source })?;
+            }
+            Ok::<_, PodError>(())
+        });
+        ending.await?;
     }
     // Before the namespace goes: plugins find in it what to undo.
     detach::detach(parts, id).await;
     let parts = parts.clone();
     blocking(move || remove::files(&parts.layout, &id)).await
+}
+
+/// The groups of a pod whose parent nobody knows, as the processes in its process namespace tell.
+/// Those that systemd makes go with their last process. Blocks; an absent namespace has none.
+fn groups_in(pin: &Path, id: &PodId) -> io::Result<BTreeSet<String>> {
+    let namespace = match fs::metadata(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        namespace => namespace?,
+    };
+    let mut groups = BTreeSet::new();
+    let name = format!("-{id}");
+    for entry in fs::read_dir("/proc")? {
+        let process = entry?.path();
+        // A process that ends meanwhile is in no group; other entries are no processes.
+        let Ok(of) = fs::metadata(process.join("ns/pid")) else { continue };
+        if (of.dev(), of.ino()) == (namespace.dev(), namespace.ino()) {
+            let lines = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+            let paths = lines.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+            groups.extend(paths.filter(|path| path.ends_with(&name)).map(str::to_owned));
+        }
+    }
+    Ok(groups)
 }
