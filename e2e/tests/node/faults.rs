@@ -5,12 +5,15 @@ use std::fs;
 use anyhow::{Result, ensure};
 use e2e::node::Options;
 use e2e::node::faults::Fault;
+use e2e::request;
 use e2e::runner::Fixture;
 use e2e::wait::eventually;
 
 use crate::records::{
-    SWEEP, complaint, ensure_found_again, ensure_nothing_lost, files, remains, whole_pod,
+    SWEEP, complaint, ensure_found_again, ensure_listed, ensure_nothing_lost, files, remains,
+    whole_pod,
 };
+use crate::support::run_in;
 
 /// Errors that say nothing of the file.
 const ERRORS: [&str; 4] = ["EIO", "EMFILE", "EACCES", "ENOMEM"];
@@ -53,7 +56,9 @@ pub(crate) fn errors_while_records_are_read_end_nothing_and_are_tried_again(
 
 pub(crate) fn an_error_at_any_call_of_a_start_ends_nothing(fixture: &Fixture) -> Result<()> {
     let mut node = fixture.own_node(Options::default())?;
-    let running = whole_pod(fixture, &node, "any")?;
+    let image = fixture.busybox(&node)?;
+    let container = request::container("c", &image, &["/bin/sleep", "1000"]);
+    let running = run_in(&node, request::pod(&node, "any"), container)?;
     node.kill9()?;
     let before = remains(&node);
     let calls = ["openat", "read", "getdents64", "statx,newfstatat,statfs", "connect,readlink"];
@@ -81,7 +86,7 @@ pub(crate) fn an_error_at_any_call_of_a_start_ends_nothing(fixture: &Fixture) ->
     }
     ensure!(starts > 0, "none of them started: the faults hit something else");
     node.spawn()?;
-    ensure_found_again(&node, &running)?;
+    ensure_listed(&node, &running)?;
     node.remove_all_pods()
 }
 

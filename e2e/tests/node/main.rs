@@ -137,6 +137,7 @@ fn main() -> ExitCode {
         faults::an_error_at_any_call_of_a_start_ends_nothing,
         faults::what_is_lost_under_the_daemon_is_written_again_and_a_failed_look_ends_nothing,
         records::a_damaged_record_leaves_what_it_names_until_a_person_decides,
+        records::a_container_without_a_record_ends_with_its_pod,
         records::records_of_an_older_crisol_are_read_and_those_of_a_newer_one_refused,
         records::another_root_is_refused_and_the_right_one_finds_everything_again,
         restart::after_a_reboot_nothing_old_is_believed_or_touched,

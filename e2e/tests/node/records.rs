@@ -17,7 +17,7 @@ use e2e::{layout, request};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::support::{Running, run_in};
+use crate::support::{Running, add, run_in};
 
 /// The daemon looks for leftovers every half minute.
 pub(crate) const SWEEP: Duration = Duration::from_secs(75);
@@ -51,13 +51,19 @@ pub(crate) fn ensure_nothing_lost(before: &Traces, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// The container and its pod are what they were, in the eyes of a client.
+/// The container and its pod are what they were, in the eyes of a client, and can be used.
 pub(crate) fn ensure_found_again(node: &Node, running: &Running) -> Result<()> {
+    ensure_listed(node, running)?;
+    ensure!(node.cri().exec(&running.id, &["/bin/true"])?.exit_code == 0);
+    Ok(())
+}
+
+/// The container and its pod are what they were, in the eyes of a client.
+pub(crate) fn ensure_listed(node: &Node, running: &Running) -> Result<()> {
     let container = node.cri().container(&running.id)?;
     ensure!(container.state() == pb::ContainerState::ContainerRunning, "{container:?}");
     let pod = node.cri().pod(&running.pod)?;
     ensure!(pod.state() == pb::PodSandboxState::SandboxReady, "{pod:?}");
-    ensure!(node.cri().exec(&running.id, &["/bin/true"])?.exit_code == 0);
     Ok(())
 }
 
@@ -126,6 +132,37 @@ pub(crate) fn a_damaged_record_leaves_what_it_names_until_a_person_decides(
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+pub(crate) fn a_container_without_a_record_ends_with_its_pod(fixture: &Fixture) -> Result<()> {
+    let mut node = fixture.own_node(Options::default())?;
+    let empty = node.traces();
+    let image = fixture.busybox(&node)?;
+    let sleep = |name: &str| request::container(name, &image, &["/bin/sleep", "1000"]);
+    let running = run_in(&node, request::pod(&node, "half"), sleep("c"))?;
+    let whole = add(&node, &running.pod, &running.pod_config, sleep("d"))?;
+    node.cri().start(&whole.id)?;
+    node.kill9()?;
+    let before = remains(&node);
+    let [_, container] = files(&node, &running);
+    let good = fs::read(&container)?;
+    fs::write(&container, "")?;
+    node.spawn()?;
+    node.kill9()?;
+    // A good record that is put back is taken.
+    ensure!(!container.exists() && container.with_extension("damaged").exists());
+    fs::write(&container, good)?;
+    node.spawn()?;
+    ensure_found_again(&node, &running)?;
+    node.kill9()?;
+    ensure_nothing_lost(&before, &node)?;
+    fs::write(&container, "")?;
+    node.spawn()?;
+    ensure!(node.cri().container(&running.id).is_err());
+    ensure!(node.cri().container(&whole.id)?.state() == pb::ContainerState::ContainerRunning);
+    node.cri().drop_pod(&running.pod)?;
+    ensure!(node.cri().container(&whole.id).is_err());
+    ensure_nothing_new(&empty, || node.traces())
 }
 
 /// The record in a file, and the envelope around it.

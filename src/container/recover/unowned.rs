@@ -11,10 +11,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::container::{ContainerError, ContainerRecord, Containers, Parts, remove, volumes};
+use crate::container::{ContainerError, ContainerRecord, Containers, Parts, oci, remove, volumes};
 use crate::error::chain;
 use crate::identity;
-use crate::ids::ContainerId;
+use crate::ids::{ContainerId, PodId};
 use crate::monitor::{self, Known};
 use crate::record::{Found, RecordError, Trouble};
 use crate::rootfs;
@@ -69,6 +69,35 @@ impl Containers {
         .await;
     }
 
+    /// Ends the containers of a pod whose record cannot be used: nobody can ask for one of them, but
+    /// somebody asks for the end of the pod.
+    ///
+    /// # Errors
+    /// If one is left.
+    pub(in crate::container) async fn end_unrecorded_of(
+        &self,
+        pod: PodId,
+    ) -> Result<(), ContainerError> {
+        let parts = self.parts.clone();
+        let failed = |source| {
+            let path = self.parts.layout.bundles();
+            ContainerError::File { action: "list", path, source }
+        };
+        let ids = blocking(move || ids_in(&parts.layout.bundles())).await.map_err(failed)?;
+        for id in ids.into_iter().filter(|id| self.registry.get(id).is_none()) {
+            let parts = self.parts.clone();
+            if blocking(move || pod_in(&parts.layout.bundle(&id))).await != Some(pod) {
+                continue;
+            }
+            tracing::warn!(container = %id, pod = %pod, "has no usable record, and its pod stops");
+            end_orphan(&self.parts, id).await?;
+            let parts = self.parts.clone();
+            let deleted = blocking(move || parts.records.delete(&id)).await;
+            deleted.map_err(|source| ContainerError::Record { id, source })?;
+        }
+        Ok(())
+    }
+
     /// Ends what has a bundle or a writable layer and certainly no record.
     pub(super) async fn end_orphans(&self) {
         let parts = self.parts.clone();
@@ -115,6 +144,13 @@ fn ids_in(dir: &Path) -> io::Result<Vec<ContainerId>> {
         ids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<ContainerId>().ok()));
     }
     Ok(ids)
+}
+
+/// The pod that a bundle says its container is of; none if that cannot be told. Blocks.
+fn pod_in(bundle: &Path) -> Option<PodId> {
+    let text = fs::read(bundle.join("config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    config["annotations"][oci::POD_ID].as_str()?.parse().ok()
 }
 
 /// Whether something is left of a container that certainly has no record. Blocks.
