@@ -147,10 +147,9 @@ impl Daemon {
     async fn build(config: Config) -> anyhow::Result<Self> {
         let layout = Layout::new(&config.root, &config.state);
         let locks = take(&layout)?;
-        directories(&layout)?;
+        // First of all: those of a newer crisol are a reason to touch nothing.
         let pod_records = Records::open(layout.pod_records())?;
         let container_records = Records::open(layout.container_records())?;
-        let troubles = [pod_records.troubles().clone(), container_records.troubles().clone()];
         let host = Host::gather()?;
         let cgroups = cgroups(&config, &host);
         blocking({
@@ -226,7 +225,7 @@ impl Daemon {
             owed: owing,
             pod_ranges,
             mapped_rootfs,
-            troubles,
+            troubles: [pods.troubles(), containers.troubles()],
         });
         let daemon = Self {
             pods,
@@ -390,10 +389,11 @@ fn take(layout: &Layout) -> anyhow::Result<[File; 2]> {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     }
     let locks = [lock(&layout.lock())?, lock(&layout.state_lock())?];
-    match identity::settle(layout) {
-        Ok(()) => Ok(locks),
-        Err(error) => bail!("{}; to repair this: {}", chain(&error), error.remedy()),
+    if let Err(error) = identity::settle(layout) {
+        bail!("{}; to repair this: {}", chain(&error), error.remedy());
     }
+    directories(layout)?;
+    Ok(locks)
 }
 
 /// 0711 lets a process in a pod's user namespace reach what is mounted for it, and lists nothing.

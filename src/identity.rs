@@ -97,13 +97,19 @@ pub fn look(layout: &Layout) -> Result<(), IdentityError> {
 /// The same, and gives them an identity where they have none. Nobody else may do so at the same
 /// time. Blocks.
 ///
+/// That it cannot be written (the disk is full) keeps nobody from starting: it is tried again then,
+/// and meanwhile nothing counts as an orphan.
+///
 /// # Errors
-/// As [`look`], or if the identity cannot be written.
+/// As [`look`].
 pub fn settle(layout: &Layout) -> Result<(), IdentityError> {
     let identity = judge(layout)?.unwrap_or_else(Identity::random);
     for path in [layout.root_identity(), layout.state_identity()] {
-        if !read(&path).is_ok_and(|found| found == Some(identity)) {
-            write(&path, identity)?;
+        if !read(&path).is_ok_and(|found| found == Some(identity))
+            && let Err(error) = write(&path, identity)
+        {
+            tracing::error!(error = %crate::error::chain(&error), "give root and state an identity");
+            break;
         }
     }
     Ok(())
@@ -332,6 +338,19 @@ mod tests {
         fs::remove_dir(layout.bundles()).expect("remove");
         fs::write(layout.bundles(), "").expect("a file instead: ENOTDIR");
         assert!(refused(&layout).contains("list"));
+    }
+
+    #[test]
+    fn an_identity_that_cannot_be_written_keeps_nobody_from_starting() {
+        let Place { layout, _dir } = place();
+        let in_the_way = layout.root_identity().with_extension("tmp");
+        fs::create_dir(&in_the_way).expect("a directory instead: EISDIR");
+        settle(&layout).expect("settle");
+        assert!(!is_same(&layout).expect("look"));
+        assert!(!layout.state_identity().exists(), "the state's is never the only one");
+        fs::remove_dir(&in_the_way).expect("remove");
+        settle(&layout).expect("settle");
+        assert!(is_same(&layout).expect("look"));
     }
 
     #[test]

@@ -179,8 +179,11 @@ impl<R: Serialize + DeserializeOwned> Records<R> {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
         for entry in fs::read_dir(&dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            if path.extension().is_some_and(|extension| extension == "tmp") {
-                fs::remove_file(&path).map_err(failed)?;
+            if path.extension().is_some_and(|extension| extension == "tmp")
+                && let Err(error) = fs::remove_file(&path)
+            {
+                // The next write replaces it.
+                tracing::warn!(path = %path.display(), %error, "remove an unfinished record");
             }
         }
         let records = Self { dir, troubles: Troubles::default(), kind: PhantomData };

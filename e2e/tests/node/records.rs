@@ -146,16 +146,40 @@ pub(crate) fn a_container_without_a_record_ends_with_its_pod(fixture: &Fixture) 
     let before = remains(&node);
     let [_, container] = files(&node, &running);
     let good = fs::read(&container)?;
+    let other = fs::read(container.with_file_name(format!("{}.json", whole.id)))?;
     fs::write(&container, "")?;
     node.spawn()?;
     node.kill9()?;
     // A good record that is put back is taken.
     ensure!(!container.exists() && container.with_extension("damaged").exists());
-    fs::write(&container, good)?;
+    fs::write(&container, &good)?;
     node.spawn()?;
     ensure_found_again(&node, &running)?;
     node.kill9()?;
     ensure_nothing_lost(&before, &node)?;
+
+    // Without its record a pod is no orphan as long as it has a container, whatever the state of
+    // that one's record.
+    let [pod, _] = files(&node, &running);
+    let record = fs::read(&pod)?;
+    for of_both in [good.as_slice(), b""] {
+        fs::remove_file(&pod)?;
+        fs::write(&container, of_both)?;
+        fs::write(container.with_file_name(format!("{}.json", whole.id)), "")?;
+        node.spawn()?;
+        let told = complaint(&node)?;
+        ensure!(told.contains(&format!("state/pods/{}", running.pod)), "{told}");
+        node.kill9()?;
+        fs::write(&pod, &record)?;
+        fs::write(&container, &good)?;
+        fs::write(container.with_file_name(format!("{}.json", whole.id)), &other)?;
+        ensure_nothing_lost(&before, &node)?;
+    }
+    node.spawn()?;
+    ensure_found_again(&node, &running)?;
+    ensure!(complaint(&node)?.is_empty());
+    node.kill9()?;
+
     fs::write(&container, "")?;
     node.spawn()?;
     ensure!(node.cri().container(&running.id).is_err());

@@ -16,7 +16,7 @@ use crate::error::chain;
 use crate::identity;
 use crate::ids::{ContainerId, PodId};
 use crate::monitor::{self, Known};
-use crate::record::{Found, RecordError, Trouble};
+use crate::record::{Found, RecordError, Trouble, Troubles};
 use crate::rootfs;
 use crate::steps::blocking;
 
@@ -26,6 +26,11 @@ use super::settled;
 const WHAT: &str = "container";
 
 impl Containers {
+    /// What is wrong with records of containers now.
+    pub fn troubles(&self) -> Troubles {
+        self.parts.records.troubles().clone()
+    }
+
     /// Has owners write records again that went or were damaged under them.
     pub(super) fn have_lost_records_written(&self, found: &Found<ContainerRecord>) {
         for handle in self.registry.list() {
@@ -78,17 +83,7 @@ impl Containers {
         &self,
         pod: PodId,
     ) -> Result<(), ContainerError> {
-        let parts = self.parts.clone();
-        let failed = |source| {
-            let path = self.parts.layout.bundles();
-            ContainerError::File { action: "list", path, source }
-        };
-        let ids = blocking(move || ids_in(&parts.layout.bundles())).await.map_err(failed)?;
-        for id in ids.into_iter().filter(|id| self.registry.get(id).is_none()) {
-            let parts = self.parts.clone();
-            if blocking(move || pod_in(&parts.layout.bundle(&id))).await != Some(pod) {
-                continue;
-            }
+        for id in self.unrecorded_of(pod).await? {
             tracing::warn!(container = %id, pod = %pod, "has no usable record, and its pod stops");
             end_orphan(&self.parts, id).await?;
             let parts = self.parts.clone();
@@ -96,6 +91,32 @@ impl Containers {
             deleted.map_err(|source| ContainerError::Record { id, source })?;
         }
         Ok(())
+    }
+
+    /// Whether anything is there of a container of this pod, whatever its record is.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    pub async fn has_any_of(&self, pod: PodId) -> Result<bool, ContainerError> {
+        Ok(!self.ids_of(pod).is_empty() || !self.unrecorded_of(pod).await?.is_empty())
+    }
+
+    /// The containers of a pod that nobody owns, as their bundles tell.
+    async fn unrecorded_of(&self, pod: PodId) -> Result<Vec<ContainerId>, ContainerError> {
+        let (parts, registry) = (self.parts.clone(), self.registry.clone());
+        blocking(move || {
+            let dir = parts.layout.bundles();
+            let mut ids = ids_in(&dir).map_err(|source| ContainerError::File {
+                action: "list",
+                path: dir,
+                source,
+            })?;
+            ids.retain(|id| {
+                registry.get(id).is_none() && pod_in(&parts.layout.bundle(id)) == Some(pod)
+            });
+            Ok(ids)
+        })
+        .await
     }
 
     /// Ends what has a bundle or a writable layer and certainly no record.

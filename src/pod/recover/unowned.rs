@@ -12,13 +12,18 @@ use crate::error::chain;
 use crate::identity;
 use crate::ids::PodId;
 use crate::pod::{Parts, PodError, PodRecord, Pods, detach, pause, remove};
-use crate::record::{Found, RecordError, Trouble};
+use crate::record::{Found, RecordError, Trouble, Troubles};
 use crate::steps::blocking;
 
 /// What a record is of, in words.
 const WHAT: &str = "pod";
 
 impl Pods {
+    /// What is wrong with records of pods now.
+    pub fn troubles(&self) -> Troubles {
+        self.parts.records.troubles().clone()
+    }
+
     /// Has owners write records again that went or were damaged under them.
     pub(super) fn have_lost_records_written(&self, found: &Found<PodRecord>) {
         for handle in self.registry.list() {
@@ -77,20 +82,20 @@ impl Pods {
             if self.registry.get(&id).is_some() {
                 continue;
             }
-            let parts = self.parts.clone();
-            let ended = match blocking(move || is_orphan(&parts, &id)).await {
-                Ok(false) => continue,
-                Ok(true) if !self.containers().ids_of(id).is_empty() => {
-                    // Containers go before their pod does, so it was never removed.
+            let found = match self.judge(id).await {
+                Ok(Remains::Recorded) => Ok(()),
+                Ok(Remains::WithContainers) => {
                     let problem = "there is no record of a pod that has containers".to_owned();
                     let path = self.parts.layout.pod(&id);
                     troubles.push(Trouble::unrecorded(WHAT, path, problem));
-                    continue;
+                    Ok(())
                 }
-                Ok(true) => end_orphan(&self.parts, id).await.map_err(|error| chain(&error)),
+                Ok(Remains::Orphan) => {
+                    end_orphan(&self.parts, id).await.map_err(|error| chain(&error))
+                }
                 Err(error) => Err(error),
             };
-            if let Err(error) = ended {
+            if let Err(error) = found {
                 tracing::error!(pod = %id, error, "files without an owner are left for now");
                 left += 1;
             }
@@ -99,18 +104,51 @@ impl Pods {
         troubles
     }
 
-    /// Whether a network of this pod belongs to nobody: the pod has neither an owner nor a record,
-    /// nor containers.
+    /// What the files of a pod without an owner are.
+    async fn judge(&self, id: PodId) -> Result<Remains, String> {
+        let parts = self.parts.clone();
+        let is_orphan = blocking(move || {
+            // RACE: it may have been removed since the listing; then its files are gone as well.
+            Ok::<_, String>(is_unrecorded(&parts, &id)? && is_there(&parts, &id)?)
+        });
+        if !is_orphan.await? {
+            return Ok(Remains::Recorded);
+        }
+        // Containers go before their pod does, so it was never removed.
+        match self.containers().has_any_of(id).await {
+            Ok(true) => Ok(Remains::WithContainers),
+            Ok(false) => Ok(Remains::Orphan),
+            Err(error) => Err(chain(&error)),
+        }
+    }
+
+    /// Whether a network of this pod belongs to nobody: the pod has neither an owner nor containers,
+    /// and certainly no record, or no namespaces (a reboot ended it).
     ///
     /// # Errors
     /// If that cannot be told.
     pub(in crate::pod) async fn has_no_owner(&self, id: PodId) -> Result<bool, String> {
-        if self.registry.get(&id).is_some() || !self.containers().ids_of(id).is_empty() {
+        if self.registry.get(&id).is_some()
+            || self.containers().has_any_of(id).await.map_err(|error| chain(&error))?
+        {
             return Ok(false);
         }
         let parts = self.parts.clone();
-        blocking(move || is_unrecorded(&parts, &id)).await
+        blocking(move || {
+            Ok(is_unrecorded(&parts, &id)? || is_of_this_root(&parts)? && !is_there(&parts, &id)?)
+        })
+        .await
     }
+}
+
+/// What files of a pod that nobody owns are.
+enum Remains {
+    /// There is a record, or they went meanwhile.
+    Recorded,
+    /// There is none, but there are containers.
+    WithContainers,
+    /// Nobody's.
+    Orphan,
 }
 
 /// The ids of all that has files. Blocks.
@@ -124,19 +162,17 @@ fn ids(parts: &Parts) -> io::Result<Vec<PodId>> {
 
 /// Whether a pod certainly has no record. Blocks.
 fn is_unrecorded(parts: &Parts, id: &PodId) -> Result<bool, String> {
-    Ok(parts.records.is_gone(id).map_err(|error| chain(&error))?
-        && identity::is_same(&parts.layout).map_err(|error| chain(&error))?)
+    Ok(parts.records.is_gone(id).map_err(|error| chain(&error))? && is_of_this_root(parts)?)
 }
 
-/// Whether something is left of a pod that certainly has no record. Blocks.
-fn is_orphan(parts: &Parts, id: &PodId) -> Result<bool, String> {
-    // RACE: it may have been removed since the listing; then its files are gone as well.
-    Ok(is_unrecorded(parts, id)? && is_there(parts, id).map_err(|error| error.to_string())?)
+/// Whether the records are of the root that the state belongs to. Blocks.
+fn is_of_this_root(parts: &Parts) -> Result<bool, String> {
+    identity::is_same(&parts.layout).map_err(|error| chain(&error))
 }
 
-/// Whether a pod has files.
-fn is_there(parts: &Parts, id: &PodId) -> io::Result<bool> {
-    parts.layout.pod(id).try_exists()
+/// Whether a pod has files. Blocks.
+fn is_there(parts: &Parts, id: &PodId) -> Result<bool, String> {
+    parts.layout.pod(id).try_exists().map_err(|error| error.to_string())
 }
 
 async fn end_orphan(parts: &Arc<Parts>, id: PodId) -> Result<(), PodError> {
