@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
-use rustix::fs::FlockOperation;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,14 +32,12 @@ use crate::cri::{ImageServiceServer, RuntimeServiceServer};
 use crate::error::chain;
 use crate::health;
 use crate::host::Host;
-use crate::identity;
 use crate::image::Images;
 use crate::metrics::{self, Metrics};
 use crate::network::{Networks, PodRanges, left_running};
 use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::pod::{self, Pods};
-use crate::record::Records;
 use crate::rootfs;
 use crate::runtime::handlers::Inventory;
 use crate::runtime::{Environment, Runtime, SystemdCgroup};
@@ -50,6 +47,7 @@ use crate::stream;
 use crate::sys::listen::listen;
 
 mod drain;
+mod own;
 mod plugins;
 
 /// The kubelet and crictl send and accept messages up to this.
@@ -63,11 +61,6 @@ const OWED: Duration = Duration::from_secs(5);
 
 /// How often the gauges of the metrics are brought up to date.
 const GAUGES: Duration = Duration::from_secs(5);
-
-/// How often a root that is locked is tried again, and after which pause.
-const LOCK_TRIES: u32 = 10;
-/// See `LOCK_TRIES`.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runtime programs started side by side, per processor and at least; more only slow each other.
 const RUNTIMES_PER_CPU: usize = 4;
@@ -146,10 +139,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 impl Daemon {
     async fn build(config: Config) -> anyhow::Result<Self> {
         let layout = Layout::new(&config.root, &config.state);
-        let locks = take(&layout)?;
-        // First of all: those of a newer crisol are a reason to touch nothing.
-        let pod_records = Records::open(layout.pod_records())?;
-        let container_records = Records::open(layout.container_records())?;
+        let locks = own::take(&layout)?;
+        directories(&layout)?;
+        let (pod_records, container_records) = own::records(&layout)?;
         let host = Host::gather()?;
         let cgroups = cgroups(&config, &host);
         blocking({
@@ -383,19 +375,6 @@ async fn until(mut stopping: watch::Receiver<bool>) {
     stopping.wait_for(|stopping| *stopping).await.ok();
 }
 
-/// Takes the two directories, which nobody else has and which belong together.
-fn take(layout: &Layout) -> anyhow::Result<[File; 2]> {
-    for dir in [layout.root(), layout.state()] {
-        fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
-    }
-    let locks = [lock(&layout.lock())?, lock(&layout.state_lock())?];
-    if let Err(error) = identity::settle(layout) {
-        bail!("{}; to repair this: {}", chain(&error), error.remedy());
-    }
-    directories(layout)?;
-    Ok(locks)
-}
-
 /// 0711 lets a process in a pod's user namespace reach what is mounted for it, and lists nothing.
 fn directories(layout: &Layout) -> anyhow::Result<()> {
     let all = [
@@ -415,35 +394,6 @@ fn directories(layout: &Layout) -> anyhow::Result<()> {
             .with_context(|| format!("make {}", dir.display()))?;
     }
     Ok(())
-}
-
-/// Two daemons never share a root or a state. The lock goes with the process.
-fn lock(path: &Path) -> anyhow::Result<File> {
-    let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
-    let mut file = open.with_context(|| format!("open {}", path.display()))?;
-    // RACE: a program that a killed daemon was just starting holds its lock up to its execve(2).
-    let tries = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-    let locked = (0..LOCK_TRIES).any(|_| {
-        let locked = tries();
-        if !locked {
-            std::thread::sleep(LOCK_PAUSE);
-        }
-        locked
-    });
-    if !locked {
-        let mut owner = String::new();
-        file.read_to_string(&mut owner).ok();
-        bail!(
-            "{} is locked by another crisol, process {}; stop that one, or give this one a root and \
-             a state of its own",
-            path.display(),
-            owner.trim()
-        );
-    }
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{}", std::process::id())?;
-    Ok(file)
 }
 
 fn bind(path: &Path) -> anyhow::Result<UnixListener> {

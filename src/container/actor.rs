@@ -29,6 +29,7 @@ use super::state::{State, Verdict};
 use super::{ContainerError, Key, Parts, PodPlace, Shared, create, signal, start, stop};
 
 mod end;
+mod rewrite;
 mod update;
 
 /// Requests that may wait for a step of one container to end.
@@ -487,24 +488,6 @@ impl Actor {
         let record = Arc::new(self.record.clone());
         self.published.send_replace(record.clone());
         self.parts.events.publish((record.pod, record.id), &record, what);
-    }
-
-    /// Writes the record that was lost. Its removal is another one's work already.
-    async fn write_again(&self) {
-        let id = self.record.id;
-        let state = match self.record.state {
-            State::Creating | State::Removing => return,
-            // A restart would find it started.
-            State::Starting => State::Created,
-            state => state,
-        };
-        match self.parts.save(&ContainerRecord { state, ..self.record.clone() }).await {
-            Ok(()) => tracing::warn!(container = %id, "its record was lost and is written again"),
-            Err(error) => {
-                let error = crate::error::chain(&error);
-                tracing::error!(container = %id, error, "its record is lost; tried again later");
-            }
-        }
     }
 
     async fn save(&self) -> Result<(), Shared> {

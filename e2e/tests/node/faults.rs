@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::node::Options;
 use e2e::node::faults::Fault;
-use e2e::request;
 use e2e::runner::Fixture;
 use e2e::wait::eventually;
+use e2e::{host, request};
 
 use crate::records::{
     SWEEP, complaint, ensure_found_again, ensure_listed, ensure_nothing_lost, files, remains,
@@ -46,7 +46,7 @@ pub(crate) fn errors_while_records_are_read_end_nothing_and_are_tried_again(
         let lasting = fault.when == "1+";
         ensure!(!lasting || told.contains("tried again"), "{}: {told:?}", what());
         node.kill9()?;
-        ensure_nothing_lost(&before, &node).map_err(|error| error.context(what()))?;
+        ensure_nothing_lost(&before, &node).with_context(what)?;
     }
     node.spawn()?;
     ensure_found_again(&node, &running)?;
@@ -61,27 +61,30 @@ pub(crate) fn an_error_at_any_call_of_a_start_ends_nothing(fixture: &Fixture) ->
     let running = run_in(&node, request::pod(&node, "any"), container)?;
     node.kill9()?;
     let before = remains(&node);
+    // What is ours, densely: few threads look more often at it. Then anything, further and further
+    // apart: a start has some hundred calls of each kind.
+    let ours = |dir: &str| {
+        let files = host::files_below(&node.dir().join(dir)).into_iter();
+        let files = files.filter(|file| !file.starts_with("images")).collect::<Vec<_>>();
+        files.into_iter().map(|file| node.dir().join(dir).join(file)).collect::<Vec<_>>()
+    };
+    let ours = [ours("root"), ours("state")].concat();
+    ensure!(ours.len() > 10, "{ours:?}");
+    let dense = (1..=8).map(|when| (when, ours.clone()));
+    let sparse = (0..9).map(|power| (1 << power, Vec::new()));
     let calls = ["openat", "read", "getdents64", "statx,newfstatat,statfs", "connect,readlink"];
     let mut starts = 0;
-    for (number, calls) in calls.iter().enumerate() {
-        // Every one at first, then further and further apart: a start has some hundred of them.
-        let mut when = 1;
-        while when < 400 {
-            let error = ERRORS[(number + when) % ERRORS.len()];
-            let fault = Fault {
-                calls: (*calls).to_owned(),
-                error: error.to_owned(),
-                when: when.to_string(),
-                paths: Vec::new(),
-            };
+    for (number, (when, paths)) in dense.chain(sparse).enumerate() {
+        for (kind, calls) in calls.iter().enumerate() {
+            let error = ERRORS[(number + kind) % ERRORS.len()].to_owned();
+            let (calls, when, paths) = ((*calls).to_owned(), when.to_string(), paths.clone());
+            let fault = Fault { calls, error, when, paths };
             // It may refuse to start: then it has ended nothing either.
             if node.spawn_with(&fault)? {
                 starts += 1;
                 node.kill9()?;
             }
-            ensure_nothing_lost(&before, &node)
-                .map_err(|error| error.context(format!("{fault:?}")))?;
-            when = (when + 1).max(when * 3 / 2);
+            ensure_nothing_lost(&before, &node).with_context(|| format!("{fault:?}"))?;
         }
     }
     ensure!(starts > 0, "none of them started: the faults hit something else");
