@@ -94,11 +94,11 @@ fi
 if [ "$purge" = yes ]; then
     rm -rf -- "$dest/etc/crisol" "$dest/usr/share/crisol"
     # By name, never the whole directory: it is set by the configuration and may hold other things.
-    for name in lock pods containers rw images cni; do
+    for name in lock identity pods containers rw images cni; do
         rm -rf -- "${dest:?}$root/$name"
     done
     rmdir -- "$dest$root" 2>/dev/null || true
-    for name in crisol.sock pods containers runtimes; do
+    for name in crisol.sock lock identity pods containers runtimes; do
         rm -rf -- "${dest:?}$state/$name"
     done
     rmdir -- "$dest$state" 2>/dev/null || true

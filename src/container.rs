@@ -213,7 +213,8 @@ impl Containers {
             let all = self.clone();
             tokio::spawn(async move { all.stop_one(handle, Duration::ZERO).await })
         });
-        first_error(stops).await
+        first_error(stops).await?;
+        self.end_unrecorded_of(pod).await.map_err(Arc::new)
     }
 
     /// Removes every container of a pod.

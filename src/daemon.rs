@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
-use rustix::fs::FlockOperation;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,7 +38,6 @@ use crate::network::{Networks, PodRanges, left_running};
 use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::pod::{self, Pods};
-use crate::record::Records;
 use crate::rootfs;
 use crate::runtime::handlers::Inventory;
 use crate::runtime::{Environment, Runtime, SystemdCgroup};
@@ -49,6 +47,7 @@ use crate::stream;
 use crate::sys::listen::listen;
 
 mod drain;
+mod own;
 mod plugins;
 mod settle;
 
@@ -63,11 +62,6 @@ const OWED: Duration = Duration::from_secs(5);
 
 /// How often the gauges of the metrics are brought up to date.
 const GAUGES: Duration = Duration::from_secs(5);
-
-/// How often a root that is locked is tried again, and after which pause.
-const LOCK_TRIES: u32 = 10;
-/// See `LOCK_TRIES`.
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runtime programs started side by side, per processor and at least; more only slow each other.
 const RUNTIMES_PER_CPU: usize = 4;
@@ -92,7 +86,7 @@ struct Daemon {
     operations: Operations,
     calls: Calls,
     /// Held for as long as the daemon lives.
-    _lock: File,
+    _locks: [File; 2],
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -146,8 +140,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 impl Daemon {
     async fn build(config: Config) -> anyhow::Result<Self> {
         let layout = Layout::new(&config.root, &config.state);
+        let locks = own::take(&layout)?;
         directories(&layout)?;
-        let lock = lock(&layout.lock())?;
+        let (pod_records, container_records) = own::records(&layout)?;
         let host = Host::gather()?;
         let cgroups = cgroups(&config, &host);
         blocking({
@@ -169,7 +164,7 @@ impl Daemon {
 
         let containers = Containers::new(Arc::new(container::Parts {
             layout: layout.clone(),
-            records: Records::open(layout.container_records())?,
+            records: container_records,
             images: images.clone(),
             criu: ArcSwap::from_pointee(inventory.criu.clone()),
             runtimes: runtimes(&config, &inventory, &host, cgroups.driver()),
@@ -185,7 +180,7 @@ impl Daemon {
         }));
         let pods = Pods::new(Arc::new(pod::Parts {
             layout: layout.clone(),
-            records: Records::open(layout.pod_records())?,
+            records: pod_records,
             containers: containers.clone(),
             networks: networks.clone(),
             cgroups: cgroups.clone(),
@@ -223,6 +218,7 @@ impl Daemon {
             owed: owing,
             pod_ranges,
             mapped_rootfs,
+            troubles: [pods.troubles(), containers.troubles()],
         });
         let daemon = Self {
             pods,
@@ -239,7 +235,7 @@ impl Daemon {
             cgroups,
             operations,
             calls,
-            _lock: lock,
+            _locks: locks,
         };
         Ok(daemon)
     }
@@ -403,30 +399,6 @@ fn directories(layout: &Layout) -> anyhow::Result<()> {
             .with_context(|| format!("make {}", dir.display()))?;
     }
     Ok(())
-}
-
-/// Two daemons never share a root. The lock goes with the process.
-fn lock(path: &Path) -> anyhow::Result<File> {
-    let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
-    let mut file = open.with_context(|| format!("open {}", path.display()))?;
-    // RACE: a program that a killed daemon was just starting holds its lock up to its execve(2).
-    let tries = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-    let locked = (0..LOCK_TRIES).any(|_| {
-        let locked = tries();
-        if !locked {
-            std::thread::sleep(LOCK_PAUSE);
-        }
-        locked
-    });
-    if !locked {
-        let mut owner = String::new();
-        file.read_to_string(&mut owner).ok();
-        bail!("{} is locked by another crisol, process {}", path.display(), owner.trim());
-    }
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{}", std::process::id())?;
-    Ok(file)
 }
 
 fn bind(path: &Path) -> anyhow::Result<UnixListener> {

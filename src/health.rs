@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::config::{CgroupDriver, Config, render, table};
 use crate::host::Host;
+use crate::record::Trouble;
 use crate::runtime::criu::Criu;
 use crate::runtime::handlers::{Inventory, Problem};
 
@@ -152,6 +153,8 @@ pub struct Facts<'a> {
     pub owed: usize,
     /// Whether root file systems can be mapped for user namespaces here; if not, why.
     pub mapped_rootfs: &'a Result<(), String>,
+    /// Records that cannot be used.
+    pub troubles: &'a [Trouble],
 }
 
 /// `StatusResponse`
@@ -161,6 +164,8 @@ pub struct Status {
     pub runtime: Readiness,
     /// `NetworkReady`
     pub network: Readiness,
+    /// `RecordsUsable`, which is ours: the kubelet leaves it to people and to what watches the node.
+    pub records: Readiness,
     /// The default handler under the empty name, then each by its own; only usable ones, because
     /// the scheduler takes a listed handler for one that works.
     pub handlers: Vec<Handler>,
@@ -196,6 +201,7 @@ pub fn status(facts: &Facts<'_>) -> Status {
     Status {
         runtime: runtime(facts),
         network: facts.network.clone(),
+        records: records(facts.troubles),
         handlers: handlers(facts),
         features: FEATURES,
     }
@@ -227,6 +233,16 @@ fn runtime(facts: &Facts<'_>) -> Readiness {
             None => Readiness::Ready,
         },
     }
+}
+
+/// What a record that cannot be used names is left as it is, so the node goes on.
+fn records(troubles: &[Trouble]) -> Readiness {
+    let Some(Trouble { path, problem, remedy }) = troubles.first() else {
+        return Readiness::Ready;
+    };
+    let count = troubles.len();
+    let message = format!("{count} cannot be used, first {}: {problem}; {remedy}", path.display());
+    Readiness::NotReady { reason: "UnusableRecords".to_owned(), message }
 }
 
 fn handlers(facts: &Facts<'_>) -> Vec<Handler> {
@@ -287,6 +303,7 @@ pub fn info(facts: &Facts<'_>) -> BTreeMap<String, String> {
         ("inFlight", json!(facts.in_flight)),
         ("storage", json!(facts.storage)),
         ("owed", json!(facts.owed)),
+        ("unusableRecords", json!(facts.troubles)),
     ];
     entries.into_iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect()
 }

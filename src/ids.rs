@@ -1,4 +1,4 @@
-//! Identities of pods, containers and images: parse, print, make. Nothing else.
+//! Identities of pods, containers, images and our directories: parse, print, make. Nothing else.
 //!
 //! An id is made of 32 random bytes, or for an image of its configuration's sha256, and prints as
 //! 64 lower-case hex digits. Text from a request is never used as a path or an argument: it is
@@ -94,6 +94,18 @@ id! {
 id! {
     /// An image: the sha256 of its configuration. Prints without the `sha256:` in front.
     ImageId
+}
+
+id! {
+    /// What `root` and `state` of one crisol have in common.
+    Identity
+}
+
+impl Identity {
+    /// A new identity from the kernel's random numbers.
+    pub fn random() -> Self {
+        Self(random())
+    }
 }
 
 impl PodId {

@@ -28,6 +28,7 @@ pub mod claim;
 pub mod error;
 pub mod events;
 pub mod host;
+pub mod identity;
 pub mod ids;
 pub mod metrics;
 pub mod path;

@@ -53,6 +53,7 @@ pub struct Metrics {
     dropped_listeners: IntCounter,
     owed: IntGauge,
     leaks: IntGaugeVec,
+    unusable_records: IntGaugeVec,
     network_ready: IntGauge,
     process: process::Process,
 }
@@ -122,6 +123,12 @@ impl Metrics {
                 "Things of ours without a record, found and not yet removed",
                 &["kind"],
             )?,
+            unusable_records: gauges(
+                &registry,
+                "crisol_unusable_records",
+                "Records that are damaged, cannot be read or are of a newer crisol",
+                &["kind"],
+            )?,
             network_ready: registered(
                 &registry,
                 IntGauge::new("crisol_network_ready", "1 if pods can be given a network"),
@@ -181,6 +188,11 @@ impl Metrics {
     /// How many things of `kind` (`pod`, `container`) have no record now and could not be removed.
     pub fn set_leaks(&self, kind: &'static str, count: usize) {
         self.leaks.with_label_values(&[kind]).set(clamp(count));
+    }
+
+    /// How many records of `kind` (`pod`, `container`) cannot be used now.
+    pub fn set_unusable_records(&self, kind: &'static str, count: usize) {
+        self.unusable_records.with_label_values(&[kind]).set(clamp(count));
     }
 
     /// Whether pods can be given a network now.

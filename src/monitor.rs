@@ -121,6 +121,14 @@ pub enum MonitorError {
     },
 }
 
+impl MonitorError {
+    /// Whether the system said that there is no monitor: no directory, no socket, or nobody behind it.
+    pub fn is_absence(&self) -> bool {
+        let Self::Connect { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    }
+}
+
 impl Classify for MonitorError {
     fn kind(&self) -> Kind {
         match self {

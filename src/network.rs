@@ -228,6 +228,13 @@ impl Networks {
     async fn del_all_of(&self, pod_id: &str, netns: Option<&Path>) -> Result<(), NetworkError> {
         let id = pod_id.to_owned();
         let (entries, damaged) = self.cached(move |cache| cache.of_container(&id)).await?;
+        // What cannot be read now may be whole, and then says better what is to be undone.
+        let (unread, damaged): (Vec<_>, Vec<_>) = damaged
+            .into_iter()
+            .partition(|file| matches!(file.error, cni::cache::CacheError::Read { .. }));
+        if let Some(Damaged { error, .. }) = unread.into_iter().next() {
+            return Err(NetworkError::Cache(Box::new(error)));
+        }
         for entry in entries {
             let config = match entry.network() {
                 Ok(config) => Arc::new(config),

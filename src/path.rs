@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! root/ (durable)                        state/ (tmpfs, gone at reboot)
-//!   lock                                   crisol.sock (by default)
+//!   lock, identity                         lock, identity
+//!                                          crisol.sock (by default)
 //!   pods/ID.json        records            pods/ID/          resolv.conf, hostname, shm/
 //!   containers/ID.json  records            pods/ID/ns/       net, ipc, uts, pid, user: pinned
 //!   rw/ID/{upper,work}  writable layers    containers/ID/    bundle: config.json, rootfs/ (mount)
@@ -43,6 +44,21 @@ impl Layout {
     /// Locked by the daemon that owns `root`.
     pub fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    /// Locked by the daemon that owns `state`.
+    pub fn state_lock(&self) -> PathBuf {
+        self.state.join("lock")
+    }
+
+    /// Which root this is; the same text as in [`Self::state_identity`].
+    pub fn root_identity(&self) -> PathBuf {
+        self.root.join("identity")
+    }
+
+    /// Which root the state is of.
+    pub fn state_identity(&self) -> PathBuf {
+        self.state.join("identity")
     }
 
     /// Records of pods.

@@ -242,15 +242,15 @@ impl Pods {
         };
         let mut left = 0;
         for owed in owed {
-            let uses = |handle: &Handle| {
-                let record = handle.record();
-                record.id.to_string() == owed
-                    && matches!(record.state, State::Creating | State::Ready | State::Stopping)
+            let Ok(id) = owed.parse::<PodId>() else { continue };
+            let is_owed = match self.registry.get(&id).map(|handle| handle.record().state) {
+                Some(state) => matches!(state, State::NotReady | State::Removing),
+                None => self.has_no_owner(id).await.unwrap_or_else(|error| {
+                    tracing::warn!(pod = %id, error, "whether its network is owed");
+                    false
+                }),
             };
-            let Ok(id) = owed.parse() else { continue };
-            if !self.registry.list().iter().any(uses)
-                && detach::detach(&self.parts, id).await == detach::Detached::Owed
-            {
+            if is_owed && detach::detach(&self.parts, id).await == detach::Detached::Owed {
                 left += 1;
             }
         }

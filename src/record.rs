@@ -3,7 +3,11 @@
 //! A file is written beside its final name and renamed over it, so a reader sees the old record or
 //! the new one and never a part. Records are not fsynced: what they describe (processes, mounts,
 //! namespaces) does not survive a power cut, and what does (image layers, cached CNI results) has
-//! its own durable store. A record that a power cut did tear fails its checksum and is set aside.
+//! its own durable store. A record that a power cut did tear fails its checksum.
+//!
+//! What is wrong with a file is one of three things, and only the first is damage: it was read whole
+//! and is not what was written; the system did not let it be read ([`RecordError::File`]), which says
+//! nothing of it; or a newer crisol wrote it ([`RecordError::Foreign`]), which only that one may touch.
 //!
 //! INVARIANT: a record is on disk before the first resource it names is taken, and goes last.
 
@@ -12,6 +16,7 @@ use std::io::{self, Read, Write};
 use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -20,11 +25,31 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Classify, Kind};
 
-/// Version of the envelope. A file of a newer version is set aside, never rewritten.
+mod trouble;
+
+pub use trouble::{Trouble, Troubles};
+
+/// Version of the envelope. It grows whenever an older crisol must not go on with what is written
+/// now; a new field with a default is no reason.
 const VERSION: u32 = 1;
+
+/// The crisol that writes.
+const CRISOL: &str = env!("CARGO_PKG_VERSION");
 
 /// A record's largest size; a request is at most 16 MiB, its record little more.
 const MAX_BYTES: u64 = 32 << 20;
+
+/// How often records that the system does not let be read are tried again at the start.
+const TRIES: u32 = 5;
+
+/// The pause before each.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What a record's file ends with.
+const RECORD: &str = "json";
+
+/// What it ends with once it is set aside.
+const ASIDE: &str = "damaged";
 
 /// Why a record could not be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +70,7 @@ pub enum RecordError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
-    /// The file could not be written, replaced or removed.
+    /// The file could not be read, written, replaced or removed. What is in it is not known.
     #[error("{action} record {path}")]
     File {
         /// What was tried.
@@ -55,12 +80,23 @@ pub enum RecordError {
         /// What the system said.
         source: io::Error,
     },
-    /// The file is not what was written.
+    /// The file was read, and is not what was written.
     #[error("record {path} is damaged: {problem}")]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
+        problem: String,
+    },
+    /// The file is whole, and says what this crisol does not understand.
+    #[error(
+        "record {path} was written by a newer crisol: {problem}; install that crisol again, or let \
+         it remove the pod first"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What is not understood.
         problem: String,
     },
 }
@@ -71,13 +107,25 @@ impl Classify for RecordError {
             Self::Directory { source, .. } | Self::File { source, .. } => Kind::of_io(source),
             Self::Encode { .. } => Kind::Internal,
             Self::Damaged { .. } => Kind::DataLoss,
+            Self::Foreign { .. } => Kind::Unavailable,
         }
     }
+}
+
+/// All that every version of the envelope has.
+#[derive(Deserialize)]
+struct Head {
+    version: u32,
+    /// The crisol that wrote it; the first ones did not say.
+    #[serde(default)]
+    crisol: String,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Envelope {
     version: u32,
+    #[serde(default)]
+    crisol: String,
     sha256: String,
     record: Box<RawValue>,
 }
@@ -86,28 +134,79 @@ struct Envelope {
 #[derive(Debug)]
 pub struct Records<R> {
     dir: PathBuf,
+    troubles: Troubles,
     kind: PhantomData<fn() -> R>,
 }
 
 impl<R> Clone for Records<R> {
     fn clone(&self) -> Self {
-        Self { dir: self.dir.clone(), kind: PhantomData }
+        Self { dir: self.dir.clone(), troubles: self.troubles.clone(), kind: PhantomData }
+    }
+}
+
+/// What a look at all records found.
+#[derive(Debug)]
+pub struct Found<R> {
+    /// What could be read.
+    pub records: Vec<R>,
+    /// What could not, and why: [`RecordError::File`], [`RecordError::Damaged`] and
+    /// [`RecordError::Foreign`], each with the id that the file is named by.
+    pub failed: Vec<(String, RecordError)>,
+    /// The ids of records that were set aside before.
+    pub aside: Vec<String>,
+}
+
+impl<R> Found<R> {
+    /// Whether there is a record of this id, and what is in it is not known: it may be whole.
+    pub fn is_unknown(&self, id: &impl ToString) -> bool {
+        let id = id.to_string();
+        self.failed
+            .iter()
+            .any(|(failed, why)| *failed == id && !matches!(why, RecordError::Damaged { .. }))
     }
 }
 
 impl<R: Serialize + DeserializeOwned> Records<R> {
     /// The records in `dir`, which is made if it is absent (mode 0700). Remains of interrupted
-    /// writes are dropped: nobody else may be writing yet.
+    /// writes are dropped: nobody else may be writing yet. Blocks, also for a second when there are
+    /// records that the system does not let be read: at a start they may be readable a moment later.
+    ///
+    /// # Errors
+    /// [`RecordError::Foreign`] if there is a record of a newer crisol: this one would not take care
+    /// of what it names.
     pub fn open(dir: PathBuf) -> Result<Self, RecordError> {
         let failed = |source| RecordError::Directory { dir: dir.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
         for entry in fs::read_dir(&dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            if path.extension().is_some_and(|extension| extension == "tmp") {
-                fs::remove_file(&path).map_err(failed)?;
+            if path.extension().is_some_and(|extension| extension == "tmp")
+                && let Err(error) = fs::remove_file(&path)
+            {
+                // The next write replaces it.
+                tracing::warn!(path = %path.display(), %error, "remove an unfinished record");
             }
         }
-        Ok(Self { dir, kind: PhantomData })
+        let records = Self { dir, troubles: Troubles::default(), kind: PhantomData };
+        for _ in 0..TRIES {
+            let found = records.load_all()?.failed.into_iter().map(|(_, error)| error);
+            let mut unread = false;
+            for error in found {
+                match error {
+                    foreign @ RecordError::Foreign { .. } => return Err(foreign),
+                    error => unread |= matches!(error, RecordError::File { .. }),
+                }
+            }
+            if !unread {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(records)
+    }
+
+    /// What is wrong with records of this kind now.
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// Replaces the record `id`.
@@ -115,7 +214,12 @@ impl<R: Serialize + DeserializeOwned> Records<R> {
         let path = self.file(&id.to_string());
         let encode = |source| RecordError::Encode { path: path.clone(), source };
         let text = serde_json::value::to_raw_value(record).map_err(encode)?;
-        let envelope = Envelope { version: VERSION, sha256: checksum(text.get()), record: text };
+        let envelope = Envelope {
+            version: VERSION,
+            crisol: CRISOL.to_owned(),
+            sha256: checksum(text.get()),
+            record: text,
+        };
         let bytes = serde_json::to_vec(&envelope).map_err(encode)?;
         replace(&path, &bytes).map_err(|source| RecordError::File {
             action: "replace",
@@ -124,75 +228,122 @@ impl<R: Serialize + DeserializeOwned> Records<R> {
         })
     }
 
-    /// Forgets the record `id`; absent is fine.
+    /// Forgets the record `id`, also what was set aside of it; absent is fine.
     pub fn delete(&self, id: &impl ToString) -> Result<(), RecordError> {
         let path = self.file(&id.to_string());
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(RecordError::File { action: "remove", path, source })
+        for path in [path.with_extension(ASIDE), path] {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(RecordError::File { action: "remove", path, source });
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// The record `id`, if there is one.
     pub fn load(&self, id: &impl ToString) -> Result<Option<R>, RecordError> {
-        let path = self.file(&id.to_string());
-        match path.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            _ => load(&path).map(Some),
-        }
+        unless_absent(load(&self.file(&id.to_string())))
     }
 
-    /// Every record, or what is wrong with it. Records may be written meanwhile.
-    pub fn load_all(&self) -> Result<Vec<Result<R, RecordError>>, RecordError> {
-        let listing = |source| RecordError::Directory { dir: self.dir.clone(), source };
-        let mut loaded = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(listing)? {
-            let path = entry.map_err(listing)?.path();
-            if path.extension().is_some_and(|extension| extension == "json") {
-                match load(&path) {
-                    // RACE: it was deleted since the listing.
-                    Err(_) if !path.exists() => {}
-                    record => loaded.push(record),
-                }
+    /// Whether there is neither a record `id` nor what was set aside of one. Only the system's word
+    /// that there is none counts.
+    pub fn is_gone(&self, id: &impl ToString) -> Result<bool, RecordError> {
+        let path = self.file(&id.to_string());
+        for path in [path.with_extension(ASIDE), path] {
+            match path.symlink_metadata() {
+                Ok(_) => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(RecordError::File { action: "look for", path, source }),
             }
         }
-        Ok(loaded)
+        Ok(true)
     }
 
-    /// Takes a damaged record out of the way, keeping it for a person to look at.
-    pub fn set_aside(&self, path: &Path) -> Result<(), RecordError> {
-        let aside = path.with_extension("damaged");
-        fs::rename(path, aside).map_err(|source| RecordError::File {
-            action: "set aside",
-            path: path.to_owned(),
-            source,
-        })
+    /// Every record, and what is wrong with the others. Records may be written meanwhile.
+    pub fn load_all(&self) -> Result<Found<R>, RecordError> {
+        let listing = |source| RecordError::Directory { dir: self.dir.clone(), source };
+        let mut found = Found { records: Vec::new(), failed: Vec::new(), aside: Vec::new() };
+        for entry in fs::read_dir(&self.dir).map_err(listing)? {
+            let path = entry.map_err(listing)?.path();
+            let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                // RACE: it may have been deleted since the listing.
+                Some(RECORD) => match unless_absent(load(&path)) {
+                    Ok(record) => found.records.extend(record),
+                    Err(error) => found.failed.push((id, error)),
+                },
+                Some(ASIDE) => found.aside.push(id),
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes the damaged record `id` out of the way, keeping it for a person to look at. While it is
+    /// there, `id` is not gone.
+    pub fn set_aside(&self, id: &impl ToString) -> Result<(), RecordError> {
+        let path = self.file(&id.to_string());
+        let failed = |source| RecordError::File { action: "set aside", path: path.clone(), source };
+        fs::rename(&path, path.with_extension(ASIDE)).map_err(failed)
+    }
+
+    /// Where what was set aside of the record `id` is.
+    pub fn aside(&self, id: &str) -> PathBuf {
+        self.file(id).with_extension(ASIDE)
     }
 
     fn file(&self, id: &str) -> PathBuf {
-        self.dir.join(format!("{id}.json"))
+        self.dir.join(id).with_extension(RECORD)
     }
 }
 
 fn load<R: DeserializeOwned>(path: &Path) -> Result<R, RecordError> {
-    let damaged = |problem: String| RecordError::Damaged { path: path.to_owned(), problem };
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     File::options()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
-        .and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text))
-        .map_err(|error| damaged(error.to_string()))?;
-    let envelope: Envelope = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
-    if envelope.version != VERSION {
-        return Err(damaged(format!("version {} is not {VERSION}", envelope.version)));
+        .and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes))
+        .map_err(|source| RecordError::File { action: "read", path: path.to_owned(), source })?;
+    decode(path, &bytes)
+}
+
+fn decode<R: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<R, RecordError> {
+    let damaged = |problem: String| RecordError::Damaged { path: path.to_owned(), problem };
+    let foreign = |problem: String| RecordError::Foreign { path: path.to_owned(), problem };
+    let head: Head = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
+    let writer = match head.crisol.as_str() {
+        "" => String::new(),
+        version => format!(" of crisol {version}"),
+    };
+    match head.version {
+        0 => return Err(damaged("there is no version 0".to_owned())),
+        1..=VERSION => {}
+        newer => {
+            return Err(foreign(format!(
+                "it has version {newer}{writer}, and this is crisol {CRISOL}, which knows {VERSION}"
+            )));
+        }
     }
+    let envelope: Envelope = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
     if checksum(envelope.record.get()) != envelope.sha256 {
         return Err(damaged("its checksum does not match".to_owned()));
     }
-    serde_json::from_str(envelope.record.get()).map_err(|e| damaged(e.to_string()))
+    // Somebody meant every byte of it.
+    serde_json::from_str(envelope.record.get())
+        .map_err(|error| foreign(format!("{error}{writer}, and this is crisol {CRISOL}")))
+}
+
+/// None where the system says that there is no such file.
+fn unless_absent<R>(loaded: Result<R, RecordError>) -> Result<Option<R>, RecordError> {
+    match loaded {
+        Err(RecordError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        loaded => loaded.map(Some),
+    }
 }
 
 /// Writes `bytes` beside `path` and renames the file over it.
@@ -217,61 +368,4 @@ fn checksum(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Note = std::collections::BTreeMap<String, u32>;
-
-    fn records() -> (tempfile::TempDir, Records<Note>) {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let records = Records::open(dir.path().join("notes")).expect("records");
-        (dir, records)
-    }
-
-    #[test]
-    fn what_was_saved_last_is_loaded() {
-        let (_dir, records) = records();
-        records.save(&"a", &Note::from([("x".to_owned(), 1)])).expect("save");
-        let newest = Note::from([("x".to_owned(), 2)]);
-        records.save(&"a", &newest).expect("save");
-        let loaded: Vec<_> =
-            records.load_all().expect("load").into_iter().map(Result::ok).collect();
-        assert_eq!(loaded, [Some(newest)]);
-    }
-
-    #[test]
-    fn a_deleted_record_is_gone_and_deleting_it_again_is_fine() {
-        let (_dir, records) = records();
-        records.save(&"a", &Note::new()).expect("save");
-        records.delete(&"a").expect("delete");
-        records.delete(&"a").expect("delete again");
-        assert!(records.load_all().expect("load").is_empty());
-    }
-
-    #[test]
-    fn listing_disturbs_no_write_and_opening_drops_what_a_crash_interrupted() {
-        let (dir, records) = records();
-        let unfinished = dir.path().join("notes/a.tmp");
-        fs::write(&unfinished, "half").expect("write");
-        assert!(records.load_all().expect("load").is_empty());
-        assert!(unfinished.exists());
-        Records::<Note>::open(dir.path().join("notes")).expect("records");
-        assert!(!unfinished.exists());
-    }
-
-    #[test]
-    fn every_kind_of_damage_is_told_and_hurts_only_its_own_record() {
-        let (dir, records) = records();
-        records.save(&"good", &Note::new()).expect("save");
-        let path = dir.path().join("notes/bad.json");
-        let good = fs::read_to_string(dir.path().join("notes/good.json")).expect("read");
-        for bad in ["", "{", "null", &good[..good.len() / 2], &good.replace("{}", "{\"x\":3}")] {
-            fs::write(&path, bad).expect("write");
-            let loaded = records.load_all().expect("load");
-            assert_eq!(loaded.iter().filter(|r| r.is_ok()).count(), 1, "{bad}");
-            assert_eq!(loaded.len(), 2, "{bad}");
-        }
-        records.set_aside(&path).expect("set aside");
-        assert_eq!(records.load_all().expect("load").len(), 1);
-    }
-}
+mod tests;

@@ -21,6 +21,7 @@ use crate::traces::Traces;
 use crate::wait::eventually;
 use crate::{host, layout};
 
+pub mod faults;
 pub mod sweep;
 
 use sweep::{Names, Remains};

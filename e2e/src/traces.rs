@@ -20,7 +20,7 @@ const SETTLE: Duration = Duration::from_secs(60);
 const BACKGROUND: usize = 4;
 
 /// Files that come with use and stay: no object's, so no leak.
-const LASTING: [&str; 4] = ["lock", "last_reserved_ip.0", "images", "cni"];
+const LASTING: [&str; 5] = ["lock", "identity", "last_reserved_ip.0", "images", "cni"];
 
 /// Directories that are made when first needed and then stay; what is in them counts.
 const STRUCTURE: [&str; 4] =

@@ -11,7 +11,7 @@ set -euo pipefail
 cache=$1
 here=$(cd "$(dirname "$0")" && pwd)
 packages=(gcc libc6-dev openssl runc crun containernetworking-plugins docker-registry skopeo umoci iproute2 iptables
-    nftables libseccomp-dev pkg-config)
+    nftables libseccomp-dev pkg-config strace)
 [ "${2:-}" != guest ] || packages+=(user-mode-linux kmod e2fsprogs apparmor procps)
 
 fail() {

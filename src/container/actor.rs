@@ -10,7 +10,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::claim::{Claim, Turn};
@@ -31,6 +31,7 @@ use super::state::{State, Verdict};
 use super::{ContainerError, Key, Parts, PodPlace, Shared, create, signal, stop};
 
 mod end;
+mod rewrite;
 mod start;
 mod update;
 
@@ -58,6 +59,7 @@ pub struct Actor {
     claim: Claim,
     told: Told,
     commands: mpsc::Receiver<Command>,
+    rewrite: Arc<Notify>,
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<ContainerRecord>>,
     facts: (mpsc::Sender<Box<Fact>>, mpsc::Receiver<Box<Fact>>),
@@ -148,6 +150,7 @@ fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, B
         told: told.clone(),
         published,
         rooms: super::exec::Rooms::default(),
+        rewrite: Arc::default(),
     };
     let actor = Actor {
         record,
@@ -155,6 +158,7 @@ fn owned(record: ContainerRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, B
         claim,
         told,
         commands,
+        rewrite: handle.rewrite.clone(),
         creation: creation_sender,
         published: published_sender,
         facts: mpsc::channel(MAX_FACTS),
@@ -244,6 +248,7 @@ impl Actor {
                 },
                 () = again::due(alarm) => self.kill(),
                 () = again::due(again) => self.clean(),
+                () = self.rewrite.notified() => self.write_again().await,
                 command = self.commands.recv() => match command {
                     Some(command) => self.admit(command),
                     // The daemon is going down; the container stays.

@@ -40,11 +40,11 @@ pub async fn cleanup(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(),
         let parts = parts.clone();
         // The record of a container that was half-made does not name its image volumes yet.
         move || {
-            let targets = volumes::targets(&parts, &id);
-            targets.iter().map(|target| rootfs::unmount(target)).collect::<Vec<_>>()
+            let targets = volumes::targets(&parts, &id)?;
+            let unmounted: Vec<_> = targets.iter().map(|target| rootfs::unmount(target)).collect();
+            let unmounted = unmounted.into_iter().collect::<Result<(), _>>();
+            unmounted.map_err(|source| ContainerError::Rootfs { id, source })
         }
     });
-    let unmounted = unmounted.await.into_iter().collect::<Result<(), _>>();
-    let unmounted = unmounted.map_err(|source| ContainerError::Rootfs { id, source });
-    killed.and(deleted).and(removed).and(unmounted)
+    killed.and(deleted).and(removed).and(unmounted.await)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::claim::Claim;
 use crate::ids::ContainerId;
@@ -82,6 +82,8 @@ pub struct Handle {
     pub published: watch::Receiver<Arc<ContainerRecord>>,
     /// Room for commands in it.
     pub rooms: Rooms,
+    /// Told when its record went or was damaged under its owner, who writes it again.
+    pub rewrite: Arc<Notify>,
 }
 
 impl Handle {

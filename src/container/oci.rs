@@ -257,12 +257,14 @@ fn linux(
     Ok(linux)
 }
 
+/// The annotation that names the container's pod.
+pub const POD_ID: &str = "io.kubernetes.cri.sandbox-id";
+
 /// Tells tools on the node (cAdvisor, tracers) what the container is. The keys are those that
 /// containerd introduced and such tools read.
 fn annotations(inputs: &Inputs<'_>) -> HashMap<String, String> {
     [
         ("container-type", "container"),
-        ("sandbox-id", inputs.pod.id),
         ("sandbox-name", inputs.pod.name),
         ("sandbox-namespace", inputs.pod.namespace),
         ("sandbox-uid", inputs.pod.uid),
@@ -270,5 +272,6 @@ fn annotations(inputs: &Inputs<'_>) -> HashMap<String, String> {
     ]
     .into_iter()
     .map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value.to_owned()))
+    .chain([(POD_ID.to_owned(), inputs.pod.id.to_owned())])
     .collect()
 }

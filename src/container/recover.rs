@@ -2,12 +2,8 @@
 //!
 //! Whoever is nearest the kernel wins: the monitor, then the exit record it left, then the process
 //! itself, then our record. What was half-made is undone, what was half-removed is removed, and
-//! what has files but no record any more is ended: nobody could ever ask for it.
-//!
-//! INVARIANT: a container's record is written before its first file and goes after its last one, so
-//! a record without an owner is a leftover, and so is a file without a record.
+//! what has no record that could be read is `unowned`'s.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,20 +11,17 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::ids::ContainerId;
 use crate::image::ImageHold;
 use crate::monitor::{self, Known, MonitorError};
 use crate::record::RecordError;
 use crate::registry::Reserved;
-use crate::rootfs;
 use crate::runtime::RuntimeState;
 use crate::steps::blocking;
 
 use super::record::{ContainerRecord, Ended, now_ns};
 use super::state::State;
 use super::{
-    ContainerError, Containers, Key, Parts, actor, checkpoint, cleanup, exec, remove, restore,
-    stop, volumes,
+    ContainerError, Containers, Key, Parts, actor, checkpoint, cleanup, exec, remove, restore, stop,
 };
 
 /// Containers looked at side by side.
@@ -40,43 +33,44 @@ const CREATING: Duration = Duration::from_secs(20);
 /// How often is asked meanwhile.
 const ASK: Duration = Duration::from_millis(20);
 
+mod unowned;
+
 impl Containers {
     /// Takes every container on disk that nobody owns. Called at the start and now and then.
     ///
     /// # Errors
-    /// Only when the records cannot be listed. A damaged record is set aside.
+    /// Only when the records cannot be listed; nothing was done then. Records that cannot be used
+    /// are told of, and what they name is left as it is.
     pub async fn recover(&self) -> Result<(), RecordError> {
-        let records = blocking({
+        let mut found = blocking({
             let parts = self.parts.clone();
             move || parts.records.load_all()
         })
         .await?;
+        self.have_lost_records_written(&found);
         let places = Arc::new(Semaphore::new(SIDE_BY_SIDE));
         let mut restorations = JoinSet::new();
-        for record in records {
-            match record {
-                Ok(record) if self.registry.get(&record.id).is_some() => {}
-                Ok(record) => {
-                    let (all, places) = (self.clone(), places.clone());
-                    restorations.spawn(async move {
-                        let _place = places.acquire_owned().await;
-                        // RACE: it may have been removed since the listing. Its record went before
-                        // its name did, so a record that is still there has no owner.
-                        if let Ok(Some(record)) = all.parts.records.load(&record.id) {
-                            all.take_back(record).await;
-                        }
-                    });
-                }
-                Err(RecordError::Damaged { path, problem }) => {
-                    tracing::error!(path = %path.display(), problem, "a container's record is damaged; set aside");
-                    self.parts.records.set_aside(&path)?;
-                }
-                Err(error) => {
-                    tracing::error!(error = %crate::error::chain(&error), "read a record")
-                }
+        for record in std::mem::take(&mut found.records) {
+            if self.registry.get(&record.id).is_some() {
+                continue;
             }
+            let (all, places) = (self.clone(), places.clone());
+            restorations.spawn(async move {
+                let _place = places.acquire_owned().await;
+                // RACE: it may have been removed since the listing. Its record went before
+                // its name did, so a record that is still there has no owner.
+                match all.parts.records.load(&record.id) {
+                    Ok(Some(record)) => all.take_back(record).await,
+                    Ok(None) => {}
+                    Err(error) => {
+                        let error = crate::error::chain(&error);
+                        tracing::warn!(container = %record.id, error, "is looked for again later");
+                    }
+                }
+            });
         }
         while restorations.join_next().await.is_some() {}
+        self.tell_of_unusable_records(found).await;
         self.end_orphans().await;
         Ok(())
     }
@@ -124,30 +118,6 @@ impl Containers {
             _ => tracing::error!(container = %id, "another container has its name"),
         }
     }
-
-    /// Ends what has a bundle or a writable layer but no record.
-    async fn end_orphans(&self) {
-        let layout = &self.parts.layout;
-        let mut ids = ids_in(&layout.bundles());
-        ids.extend(ids_in(&layout.writable_layers()));
-        ids.sort_unstable();
-        ids.dedup();
-        let mut left = 0;
-        for id in ids {
-            // RACE: it may have been removed since the listing; then its files are gone as well.
-            let there = || layout.bundle(&id).exists() || layout.writable_layer(&id).exists();
-            if self.registry.get(&id).is_none()
-                && matches!(self.parts.records.load(&id), Ok(None))
-                && there()
-                && let Err(error) = end_orphan(&self.parts, id).await
-            {
-                let error = crate::error::chain(&error);
-                tracing::error!(container = %id, error, "an orphan is left as it is for now");
-                left += 1;
-            }
-        }
-        self.parts.metrics.set_leaks("container", left);
-    }
 }
 
 /// The record as things stand now.
@@ -168,7 +138,10 @@ async fn revive(
         return end(parts, record, Ended::unseen("NodeRebooted", "the node was rebooted")).await;
     }
     if record.waits_to_be_restored() {
-        match settled(&dir).await.and_then(|known| known.process) {
+        let settled = settled(&dir).await;
+        let settled =
+            settled.map_err(|source| ContainerError::Monitor { id: record.id, source })?;
+        match settled.and_then(|known| known.process) {
             Some(process) => {
                 record.process = Some(process);
                 record.state = State::Running;
@@ -235,8 +208,9 @@ async fn end(
 /// Ends and removes what was being created or removed.
 async fn abandon(parts: &Arc<Parts>, mut record: ContainerRecord) -> Result<(), ContainerError> {
     if record.boot_id == parts.host.boot_id {
-        let dir = parts.layout.monitor(&record.id);
-        if let Some(known) = settled(&dir).await {
+        let (id, dir) = (record.id, parts.layout.monitor(&record.id));
+        let settled = settled(&dir).await;
+        if let Some(known) = settled.map_err(|source| ContainerError::Monitor { id, source })? {
             record.process = known.process.or(record.process);
         }
         stop::kill(parts, &record).await;
@@ -248,42 +222,25 @@ async fn abandon(parts: &Arc<Parts>, mut record: ContainerRecord) -> Result<(), 
     remove::remove(parts, &record).await
 }
 
-/// What the monitor knows once the runtime's create has ended; none if there is no monitor.
-async fn settled(dir: &Path) -> Option<Known> {
+/// What the monitor knows once the runtime's create has ended; none if there is no monitor, or none
+/// that answers.
+///
+/// # Errors
+/// If it could not be asked: then there may well be one.
+async fn settled(dir: &Path) -> Result<Option<Known>, MonitorError> {
     let asking = async {
         loop {
             match monitor::known(dir).await {
                 Ok(Known { process: None, exit: None }) => tokio::time::sleep(ASK).await,
-                Ok(known) => return Some(known),
-                Err(_) => return None,
+                Ok(known) => return Ok(Some(known)),
+                Err(error @ MonitorError::Connect { .. }) if !error.is_absence() => {
+                    return Err(error);
+                }
+                Err(_) => return Ok(None),
             }
         }
     };
-    tokio::time::timeout(CREATING, asking).await.ok().flatten()
-}
-
-/// Ends a container of which only files are left, without knowing its handler.
-async fn end_orphan(parts: &Arc<Parts>, id: ContainerId) -> Result<(), ContainerError> {
-    tracing::warn!(container = %id, "has files but no record; ending it");
-    let dir = parts.layout.monitor(&id);
-    if let Some(Known { process: Some(process), .. }) = settled(&dir).await
-        && let Ok(Some(process)) = crate::sys::pidfd::Process::find(process.pid, process.start_time)
-    {
-        process.kill().ok();
-        process.ended().await.ok();
-    }
-    monitor::dismiss(&dir).await;
-    for runtime in parts.runtimes.values() {
-        runtime.delete(&id).await.map_err(|source| ContainerError::Runtime { id, source })?;
-    }
-    let parts = parts.clone();
-    blocking(move || {
-        for target in volumes::targets(&parts, &id) {
-            rootfs::unmount(&target).map_err(|source| ContainerError::Rootfs { id, source })?;
-        }
-        remove::files(&parts, &id)
-    })
-    .await
+    tokio::time::timeout(CREATING, asking).await.unwrap_or(Ok(None))
 }
 
 /// Keeps what a container uses, and tells what the store cannot give: the container stands on it
@@ -297,10 +254,4 @@ fn pins(parts: &Parts, record: &ContainerRecord) -> ImageHold {
         tracing::error!(container = %record.id, %image, "uses an image that the store cannot give");
     }
     hold
-}
-
-/// The ids that entries of a directory are named by.
-fn ids_in(dir: &Path) -> Vec<ContainerId> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }

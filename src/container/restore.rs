@@ -112,8 +112,12 @@ pub async fn restore(
 pub async fn forget(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(), ContainerError> {
     let id = record.id;
     let dir = parts.layout.monitor(&id);
-    if !dir.exists() {
-        return Ok(());
+    match dir.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Ok(()),
+        Err(source) => {
+            return Err(ContainerError::File { action: "look for", path: dir, source });
+        }
     }
     let (cgroups, group) = (parts.cgroups.clone(), record.cgroup.clone());
     blocking(move || cgroups.kill(&group))

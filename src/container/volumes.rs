@@ -117,9 +117,19 @@ fn volumes(parts: &Parts, id: &ContainerId) -> PathBuf {
 
 /// All that may be mounted for a container: its image volumes, as the directories tell, and its
 /// root file system. Blocks.
-pub fn targets(parts: &Parts, id: &ContainerId) -> Vec<PathBuf> {
-    let volumes = fs::read_dir(volumes(parts, id)).into_iter().flatten().flatten();
-    volumes.map(|volume| volume.path()).chain([parts.layout.rootfs(id)]).collect()
+pub fn targets(parts: &Parts, id: &ContainerId) -> Result<Vec<PathBuf>, ContainerError> {
+    let dir = volumes(parts, id);
+    let mut targets = vec![parts.layout.rootfs(id)];
+    let failed = |source| ContainerError::File { action: "list", path: dir.clone(), source };
+    match fs::read_dir(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        volumes => {
+            for volume in volumes.map_err(failed)? {
+                targets.push(volume.map_err(failed)?.path());
+            }
+        }
+    }
+    Ok(targets)
 }
 
 /// Mounts the image volumes of a container read-only below its bundle.

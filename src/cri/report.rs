@@ -11,6 +11,7 @@ use crate::health::{self, Facts, InFlight, Readiness, Storage};
 use crate::host::Host;
 use crate::image::Images;
 use crate::network::{Networks, PodRanges};
+use crate::record::Troubles;
 use crate::runtime::handlers::Inventory;
 use crate::stats::WritableLayers;
 use crate::steps::Operations;
@@ -41,6 +42,8 @@ pub struct Reporter {
     pub mapped_rootfs: Result<(), String>,
     /// Pods whose network could not be given back yet.
     pub owed: watch::Receiver<usize>,
+    /// What is wrong with records.
+    pub troubles: [Troubles; 2],
     /// The ranges of pod addresses that the kubelet tells.
     pub pod_ranges: Arc<PodRanges>,
 }
@@ -52,6 +55,7 @@ impl Reporter {
         let recovery = self.recovery();
         let network = self.network();
         let in_flight = self.in_flight();
+        let troubles: Vec<_> = self.troubles.iter().flat_map(Troubles::list).collect();
         let facts = Facts {
             config: &self.config,
             host: &self.host,
@@ -66,6 +70,7 @@ impl Reporter {
             },
             owed: *self.owed.borrow(),
             mapped_rootfs: &self.mapped_rootfs,
+            troubles: &troubles,
         };
         let status = health::status(&facts);
         pb::StatusResponse {
@@ -73,6 +78,7 @@ impl Reporter {
                 conditions: vec![
                     condition("RuntimeReady", &status.runtime),
                     condition("NetworkReady", &status.network),
+                    condition("RecordsUsable", &status.records),
                 ],
             }),
             info: if verbose { health::info(&facts) } else { Default::default() },

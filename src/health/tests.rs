@@ -45,6 +45,7 @@ struct Node {
     network: Readiness,
     in_flight: Vec<InFlight>,
     mapped_rootfs: Result<(), String>,
+    troubles: Vec<Trouble>,
 }
 
 impl Node {
@@ -63,6 +64,7 @@ impl Node {
             network: Readiness::Ready,
             in_flight: Vec::new(),
             mapped_rootfs: Ok(()),
+            troubles: Vec::new(),
         }
     }
 
@@ -77,6 +79,7 @@ impl Node {
             storage: Storage { images_bytes: 1, writable_bytes: 2, free_bytes: 3 },
             owed: 1,
             mapped_rootfs: &self.mapped_rootfs,
+            troubles: &self.troubles,
         }
     }
 
@@ -93,6 +96,22 @@ fn a_node_without_problems_is_ready() {
     let status = status(&Node::well().facts());
     assert_eq!((status.runtime, status.network), (Readiness::Ready, Readiness::Ready));
     assert!(status.features.supplemental_groups_policy);
+}
+
+#[test]
+fn a_record_that_cannot_be_used_is_told_and_does_not_make_the_node_unready() {
+    let mut node = Node::well();
+    assert_eq!(status(&node.facts()).records, Readiness::Ready);
+    node.troubles = vec![Trouble::aside("container", "/r/containers/x.damaged".into())];
+    let status = status(&node.facts());
+    assert_eq!(status.runtime, Readiness::Ready);
+    let Readiness::NotReady { reason, message } = status.records else { panic!("is ready") };
+    assert_eq!(reason, "UnusableRecords");
+    assert!(message.contains("/r/containers/x.damaged"), "{message}");
+    let told: serde_json::Value =
+        serde_json::from_str(&info(&node.facts())["unusableRecords"]).unwrap();
+    assert_eq!(told[0]["path"], "/r/containers/x.damaged");
+    assert!(told[0]["do"].as_str().is_some_and(|told| told.contains("delete")), "{told}");
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub struct Handle {
     pub published: watch::Receiver<Arc<PodRecord>>,
     /// Told when part of it seems to be gone.
     pub torn: Arc<Notify>,
+    /// Told when its record went or was damaged under its owner, who writes it again.
+    pub rewrite: Arc<Notify>,
 }
 
 impl Handle {
@@ -103,6 +105,7 @@ pub struct Actor {
     told: Told,
     commands: mpsc::Receiver<Command>,
     torn: Arc<Notify>,
+    rewrite: Arc<Notify>,
     creation: watch::Sender<Creation>,
     published: watch::Sender<Arc<PodRecord>>,
     facts: (mpsc::Sender<Box<Fact>>, mpsc::Receiver<Box<Fact>>),
@@ -174,6 +177,7 @@ fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Box<Act
         told: told.clone(),
         published,
         torn: Arc::default(),
+        rewrite: Arc::default(),
     };
     let actor = Actor {
         record,
@@ -183,6 +187,7 @@ fn owned(record: PodRecord, parts: Arc<Parts>, claim: Claim) -> (Handle, Box<Act
         told,
         commands,
         torn: handle.torn.clone(),
+        rewrite: handle.rewrite.clone(),
         creation: creation_sender,
         published: published_sender,
         facts: mpsc::channel(4),
@@ -255,6 +260,7 @@ impl Actor {
                 },
                 () = again::due(again) => self.stop(),
                 () = self.torn.notified() => self.look_at_parts(),
+                () = self.rewrite.notified() => self.write_again().await,
                 command = self.commands.recv() => match command {
                     Some(command) => self.admit(command).await,
                     // The daemon is going down; the pod stays.
@@ -450,6 +456,24 @@ impl Actor {
             let fact = fact(done.unwrap_or(Err(PodError::Panicked { verb })));
             back.send(Box::new(fact)).await.ok();
         }));
+    }
+
+    /// Writes the record that was lost. Its removal is another one's work already.
+    async fn write_again(&self) {
+        let id = self.record.id;
+        let state = match self.record.state {
+            State::Creating | State::Removing => return,
+            // A restart would find nobody who stops it.
+            State::Stopping => State::Ready,
+            state => state,
+        };
+        match self.parts.save(&PodRecord { state, ..self.record.clone() }).await {
+            Ok(()) => tracing::warn!(pod = %id, "its record was lost and is written again"),
+            Err(error) => {
+                let error = crate::error::chain(&error);
+                tracing::error!(pod = %id, error, "its record is lost; tried again later");
+            }
+        }
     }
 
     fn set_state(&mut self, state: State) {

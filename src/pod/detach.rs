@@ -4,6 +4,7 @@
 //! plugins find in it what to undo (the bridge plugin its packet filter rules), and the daemon tries
 //! again until it succeeds. Nothing else of the pod waits for it.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,7 +16,14 @@ use super::Parts;
 
 /// Calls CNI's DEL, or leaves it owed. A pod without a network is fine.
 pub async fn detach(parts: &Arc<Parts>, id: PodId) -> Detached {
-    let namespace = netns(parts, id);
+    let namespace = match netns(parts, id) {
+        Ok(namespace) => namespace,
+        Err(error) => {
+            tracing::warn!(pod = %id, %error, "look for its network namespace; network is owed");
+            keep(parts, id).await;
+            return Detached::Owed;
+        }
+    };
     match parts.networks.del(&id.to_string(), namespace.as_deref()).await {
         Ok(()) => {
             let owed = parts.layout.owed_network(&id);
@@ -43,9 +51,13 @@ pub enum Detached {
 }
 
 /// The pod's network namespace, if it is still pinned anywhere.
-fn netns(parts: &Parts, id: PodId) -> Option<PathBuf> {
-    let pins = [parts.layout.pod_namespaces(&id).join("net"), parts.layout.owed_network(&id)];
-    pins.into_iter().find(|pin| namespaces::is_pinned(pin).unwrap_or(false))
+fn netns(parts: &Parts, id: PodId) -> io::Result<Option<PathBuf>> {
+    for pin in [parts.layout.pod_namespaces(&id).join("net"), parts.layout.owed_network(&id)] {
+        if namespaces::is_pinned(&pin)? {
+            return Ok(Some(pin));
+        }
+    }
+    Ok(None)
 }
 
 /// Pins the namespace where it outlives the pod's directory.

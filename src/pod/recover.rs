@@ -1,13 +1,11 @@
 //! Finds pods again after a restart, and what a failed clean-up left. Containers come first.
 //!
 //! A pod whose namespaces or pause process are gone is stopped, not forgotten: the kubelet asks for
-//! its status. What was half-made is undone, what was half-removed is removed, and a directory
-//! without a record is unpinned and deleted.
+//! its status. What was half-made is undone, what was half-removed is removed, and what has no record
+//! that could be read is `unowned`'s.
 
-use std::fs;
 use std::sync::Arc;
 
-use crate::ids::PodId;
 use crate::nri::Told;
 use crate::record::RecordError;
 use crate::registry::Reserved;
@@ -17,37 +15,40 @@ use super::record::PodRecord;
 use super::state::State;
 use super::{Parts, PodError, Pods, actor, detach, pause, remove};
 
+mod unowned;
+
 impl Pods {
     /// Takes every pod on disk that nobody owns. Called at the start and now and then.
     ///
     /// # Errors
-    /// Only when the records cannot be listed. A damaged record is set aside.
+    /// Only when the records cannot be listed; nothing was done then. Records that cannot be used
+    /// are told of, and what they name is left as it is.
     pub async fn recover(&self) -> Result<(), RecordError> {
-        let records = blocking({
+        let mut found = blocking({
             let parts = self.parts.clone();
             move || parts.records.load_all()
         })
         .await?;
-        for record in records {
-            match record {
-                Ok(record) if self.registry.get(&record.id).is_some() => {}
-                // RACE: it may have been removed since the listing. Its record went before its name
-                // did, so a record that is still there has no owner.
-                Ok(record) => {
-                    if let Ok(Some(record)) = self.parts.records.load(&record.id) {
-                        self.take_back(record).await;
-                    }
-                }
-                Err(RecordError::Damaged { path, problem }) => {
-                    tracing::error!(path = %path.display(), problem, "a pod's record is damaged; set aside");
-                    self.parts.records.set_aside(&path)?;
-                }
+        self.have_lost_records_written(&found);
+        for record in std::mem::take(&mut found.records) {
+            if self.registry.get(&record.id).is_some() {
+                continue;
+            }
+            // RACE: it may have been removed since the listing. Its record went before its name
+            // did, so a record that is still there has no owner.
+            match self.parts.records.load(&record.id) {
+                Ok(Some(record)) => self.take_back(record).await,
+                Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(error = %crate::error::chain(&error), "read a record")
+                    let error = crate::error::chain(&error);
+                    tracing::warn!(pod = %record.id, error, "is looked for again later");
                 }
             }
         }
-        self.remove_orphans().await;
+        let mut troubles = self.set_unusable_records_aside(found).await;
+        troubles.extend(self.end_orphans().await);
+        self.parts.metrics.set_unusable_records("pod", troubles.len());
+        self.parts.records.troubles().replace(troubles);
         Ok(())
     }
 
@@ -86,25 +87,6 @@ impl Pods {
             _ => tracing::error!(pod = %id, "another pod has its name"),
         }
     }
-
-    /// Removes run-time directories that no record accounts for, with what is pinned in them.
-    async fn remove_orphans(&self) {
-        let entries = fs::read_dir(self.parts.layout.pods()).into_iter().flatten().flatten();
-        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<PodId>().ok());
-        let mut left = 0;
-        for id in ids.collect::<Vec<_>>() {
-            if self.registry.get(&id).is_none()
-                && matches!(self.parts.records.load(&id), Ok(None))
-                && self.parts.layout.pod(&id).exists()
-                && let Err(error) = end_orphan(&self.parts, id).await
-            {
-                let error = crate::error::chain(&error);
-                tracing::error!(pod = %id, error, "an orphan is left as it is for now");
-                left += 1;
-            }
-        }
-        self.parts.metrics.set_leaks("pod", left);
-    }
 }
 
 /// Undoes or finishes what the record says was in flight.
@@ -113,15 +95,4 @@ async fn abandon(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodError>
     detach::detach(parts, record.id).await;
     // No plugin of this daemon has heard of it.
     remove::remove(parts, record, &Told::default()).await
-}
-
-async fn end_orphan(parts: &Arc<Parts>, id: PodId) -> Result<(), PodError> {
-    tracing::warn!(pod = %id, "has files but no record; removing them");
-    let parts = parts.clone();
-    blocking(move || {
-        pause::kill_all_in(&parts.layout.pod_namespaces(&id).join("pid"))
-            .map_err(|error| PodError::Pause { id, problem: error.to_string() })?;
-        remove::files(&parts.layout, &id)
-    })
-    .await
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, flock, unlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen,
@@ -12,6 +12,7 @@ use rustix::mount::{
 
 use super::{Area, Report};
 use crate::config::Config;
+use crate::path::Layout;
 
 const AREA: Area = Area::Storage;
 
@@ -66,6 +67,7 @@ pub(super) fn look(config: &Config, report: &mut Report) {
         mapping(&root, report);
     }
     space(&root, report);
+    identity(&Layout::new(&config.root, &config.state), report);
     for dir in [&root, &state] {
         permissions(dir, report);
     }
@@ -73,6 +75,28 @@ pub(super) fn look(config: &Config, report: &mut Report) {
         let what = format!("state {} is on {}, which a reboot leaves", state.display(), kind.name);
         report.warn(AREA, what, "use a tmpfs, as below /run");
     }
+}
+
+/// Whether what is in the state is of this root, and nobody else has one of them.
+fn identity(layout: &Layout, report: &mut Report) {
+    match crate::identity::look(layout) {
+        Ok(()) => report.ok(AREA, "root and state belong together"),
+        Err(error) => report.fail(AREA, crate::error::chain(&error), error.remedy()),
+    }
+    let (root, state) = (holder(&layout.lock()), holder(&layout.state_lock()));
+    if let (Some(pid), true) = (&state, root != state) {
+        let dir = layout.state().display();
+        let what = format!("state {dir} is in use by process {pid}, which has another root");
+        report.fail(AREA, what, "stop that process, or set `state` to a directory of its own");
+    }
+}
+
+/// The process that holds a lock of a daemon; none if nobody does. Takes it from nobody: a daemon
+/// that is just starting tries again.
+fn holder(lock: &Path) -> Option<String> {
+    let file = std::fs::File::open(lock).ok()?;
+    let refused = flock(&file, FlockOperation::NonBlockingLockShared).is_err();
+    refused.then(|| std::fs::read_to_string(lock).unwrap_or_default().trim().to_owned())
 }
 
 /// `path`, or the nearest parent that is there: the daemon makes the rest.
@@ -273,6 +297,38 @@ mod tests {
         // finding and nothing else.
         assert_eq!(report.findings.len(), 1);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_state_of_another_root_or_daemon_is_a_finding() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(&dir.path().join("root"), &dir.path().join("state"));
+        let look = || {
+            let mut report = Report::default();
+            identity(&layout, &mut report);
+            report
+        };
+        assert!(!look().failed(), "there is nothing yet: {}", look());
+        std::fs::create_dir(layout.root()).unwrap();
+        std::fs::create_dir_all(layout.pod(&crate::ids::PodId::random())).unwrap();
+        let told = look().to_string();
+        assert!(look().failed() && told.contains("1 pods") && told.contains("mount"), "{told}");
+        std::fs::remove_dir_all(layout.pods()).unwrap();
+
+        // A daemon has both, and then another one has the state.
+        let hold = |path: PathBuf, pid: &str| {
+            std::fs::write(&path, format!("{pid}\n")).unwrap();
+            let file = std::fs::File::open(path).unwrap();
+            flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+            file
+        };
+        let _root = hold(layout.lock(), "12");
+        let state = hold(layout.state_lock(), "12");
+        assert!(!look().failed(), "{}", look());
+        drop(state);
+        let _state = hold(layout.state_lock(), "13");
+        let told = look().to_string();
+        assert!(look().failed() && told.contains("process 13"), "{told}");
     }
 
     #[test]

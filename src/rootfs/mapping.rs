@@ -115,7 +115,8 @@ impl Scratch {
         for entry in fs::read_dir(root)?.flatten() {
             let name = entry.file_name();
             let owner = name.to_str().and_then(|name| name.strip_prefix(TRIAL));
-            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let gone = |pid| matches!(Path::new("/proc").join(pid).try_exists(), Ok(false));
+            if owner.is_some_and(gone) {
                 drop(Self(entry.path()));
             }
         }

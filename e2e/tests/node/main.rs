@@ -15,6 +15,7 @@ mod daemon;
 mod events;
 mod every_rpc;
 mod execs;
+mod faults;
 mod floods;
 mod hostile;
 mod images;
@@ -26,6 +27,7 @@ mod namespaces;
 mod network;
 mod nri;
 mod privileged;
+mod records;
 mod resources;
 mod restart;
 mod restore;
@@ -134,6 +136,13 @@ fn together() -> Vec<Case> {
         nri::installed_plugins_come_and_go_with_the_daemon,
         restart::twenty_pods_survive_a_killed_daemon,
         restart::a_damaged_record_does_not_stop_the_daemon,
+        faults::errors_while_records_are_read_end_nothing_and_are_tried_again,
+        faults::an_error_at_any_call_of_a_start_ends_nothing,
+        faults::what_is_lost_under_the_daemon_is_written_again_and_a_failed_look_ends_nothing,
+        records::a_damaged_record_leaves_what_it_names_until_a_person_decides,
+        records::a_container_without_a_record_ends_with_its_pod,
+        records::records_of_an_older_crisol_are_read_and_those_of_a_newer_one_refused,
+        records::another_root_is_refused_and_the_right_one_finds_everything_again,
         restart::after_a_reboot_nothing_old_is_believed_or_touched,
         restart::killed_at_any_moment_the_daemon_cleans_up,
         stuck::a_mount_that_never_answers_holds_up_its_own_container_alone,

@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Lets a container go on that a former daemon froze, if it did. Others do not wait for that.
 pub fn recover(parts: &Arc<Parts>, record: &ContainerRecord) {
     let marker = parts.layout.checkpoint(&record.id);
-    if !marker.exists() {
+    if matches!(marker.try_exists(), Ok(false)) {
         return;
     }
     tracing::warn!(container = %record.id, "a checkpoint was interrupted; it goes on");
