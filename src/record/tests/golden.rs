@@ -42,7 +42,7 @@ fn read_and_written<R: Serialize + DeserializeOwned>(format: &Path, kind: &str) 
     pairs
 }
 
-/// Whether everything in `old` is in `new` with the same value; what `new` has besides is null.
+/// Whether everything in `old` is in `new` with the same value; what `new` has besides is nothing.
 fn is_kept(old: &Value, new: &Value, at: &str) -> Result<(), String> {
     let (Value::Object(old), Value::Object(new)) = (old, new) else {
         return if old == new { Ok(()) } else { Err(format!("{at}: {old} became {new}")) };
@@ -51,7 +51,8 @@ fn is_kept(old: &Value, new: &Value, at: &str) -> Result<(), String> {
         let at = format!("{at}.{key}");
         is_kept(value, new.get(key).ok_or_else(|| format!("{at} is gone"))?, &at)?;
     }
-    match new.iter().find(|(key, value)| !old.contains_key(*key) && !value.is_null()) {
+    let is_nothing = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    match new.iter().find(|(key, value)| !old.contains_key(*key) && !is_nothing(value)) {
         Some((key, value)) => Err(format!("{at}.{key} is new and {value}")),
         None => Ok(()),
     }
