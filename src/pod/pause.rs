@@ -148,6 +148,11 @@ fn kill_if_in(pid: Pid, dir: &Path, namespace: (u64, u64)) -> io::Result<()> {
         {
             Ok(false)
         }
+        // One that may do what the daemon may not: the kernel keeps it to itself. If it is in no
+        // namespace below the daemon's own, it is none of a pod's.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_at_the_top(dir) => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     };
     // RACE: the number may pass on at any time. What it has after the descriptor was opened is what
@@ -159,4 +164,12 @@ fn kill_if_in(pid: Pid, dir: &Path, namespace: (u64, u64)) -> io::Result<()> {
         process.kill()?;
     }
     Ok(())
+}
+
+/// Whether a process has one number only (proc_pid_status(5), NSpid): it is in this namespace, and not
+/// in one below.
+fn is_at_the_top(dir: &Path) -> bool {
+    let status = fs::read_to_string(dir.join("status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| numbers.split_whitespace().count() == 1)
 }

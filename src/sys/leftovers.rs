@@ -136,11 +136,14 @@ fn is_copy_of_this_program(dir: &Path) -> io::Result<bool> {
     }
 }
 
-/// A process that ended while it was looked at is none.
+/// A process that ended while it was looked at is none; and so is one that may do what this one may
+/// not, which the kernel does not let be looked at (ptrace(2), "access mode checking"): no daemon with
+/// these privileges has started it.
 fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    use io::ErrorKind::{NotFound, PermissionDenied};
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), NotFound | PermissionDenied) => Ok(None),
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
         Err(error) => Err(error),
     }
