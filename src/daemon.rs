@@ -141,15 +141,10 @@ impl Daemon {
     async fn build(config: Config) -> anyhow::Result<Self> {
         let layout = Layout::new(&config.root, &config.state);
         let locks = own::take(&layout)?;
-        directories(&layout)?;
         let (pod_records, container_records) = own::records(&layout)?;
         let host = Host::gather()?;
         let cgroups = cgroups(&config, &host);
-        blocking({
-            let cgroups = cgroups.clone();
-            move || cgroups.make_default_parent()
-        })
-        .await;
+        make_default_parent(&cgroups).await;
         let inventory = Inventory::take(&config.runtime).await;
         let version = health::version();
         let metrics = Arc::new(Metrics::new(version.version, version.commit.unwrap_or_default())?);
@@ -304,8 +299,14 @@ async fn open_images(
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Images> {
     let (dir, config, metrics) = (layout.images(), config.image.clone(), metrics.clone());
-    let opened = blocking(move || Images::open(&dir, &config, metrics)).await;
+    let mounts = layout.state().to_owned();
+    let opened = blocking(move || Images::open((&dir, &mounts), &config, metrics)).await;
     opened.context("open the image store")
+}
+
+async fn make_default_parent(cgroups: &Cgroups) {
+    let cgroups = cgroups.clone();
+    blocking(move || cgroups.make_default_parent()).await;
 }
 
 /// Whether root file systems can be mapped for user namespaces here; if not, why.

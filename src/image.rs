@@ -117,11 +117,11 @@ impl Images {
     /// If the directories cannot be made or read, or a later release has written there. Damaged
     /// content is logged and set aside; what cannot be read is logged and read again later.
     pub fn open(
-        dir: &Path,
+        (dir, mounts): (&Path, &Path),
         config: &crate::config::Image,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ImageError> {
-        let store = Arc::new(Store::open(dir)?);
+        let store = Arc::new(Store::open(dir, mounts)?);
         let pulls = Pulls::new(Arc::clone(&store), config.clone(), metrics);
         Ok(Self(Arc::new(Shared { store, pulls })))
     }
@@ -129,13 +129,13 @@ impl Images {
     /// [`Self::open`] with less patience, for tests.
     #[cfg(test)]
     fn open_with(
-        dir: &Path,
+        (dir, mounts): (&Path, &Path),
         config: &crate::config::Image,
         pace: registry::Pace,
         grace: std::time::Duration,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ImageError> {
-        let store = Arc::new(Store::open(dir)?);
+        let store = Arc::new(Store::open(dir, mounts)?);
         let network = registry::Network::with_pace(pace);
         let pulls = Pulls::with(Arc::clone(&store), config.clone(), network, grace, metrics);
         Ok(Self(Arc::new(Shared { store, pulls })))

@@ -20,8 +20,8 @@ const LOCK_TRIES: u32 = 10;
 /// See `LOCK_TRIES`.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
-/// Takes `root` and `state`, which nobody else has and which belong together. The locks go with the
-/// process.
+/// Takes `root` and `state`, which nobody else has and which belong together, and makes what is in
+/// them. The locks go with the process.
 pub(super) fn take(layout: &Layout) -> anyhow::Result<[File; 2]> {
     for dir in [layout.root(), layout.state()] {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
@@ -30,6 +30,7 @@ pub(super) fn take(layout: &Layout) -> anyhow::Result<[File; 2]> {
     if let Err(error) = identity::settle(layout) {
         bail!("{}; to repair this: {}", chain(&error), error.remedy());
     }
+    super::directories(layout)?;
     Ok(locks)
 }
 

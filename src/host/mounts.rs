@@ -40,7 +40,7 @@ fn parse(line: &str) -> Option<(PathBuf, Peers)> {
 }
 
 /// Spaces, tabs, newlines and backslashes of a path are written as `\ooo`, proc(5).
-pub(super) fn unescape(text: &str) -> PathBuf {
+pub fn unescape(text: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -136,6 +136,8 @@ pub(super) struct Store {
     trash: Arc<Trash>,
     layers: Arc<Layers>,
     index: ArcSwap<Index>,
+    /// Where containers have their file systems.
+    mounts: PathBuf,
     /// Held by whoever changes images or collects layers. Only ever taken on blocking threads.
     writer: Mutex<()>,
     pins: Pins,
@@ -162,13 +164,13 @@ pub(crate) struct NewImage {
 }
 
 impl Store {
-    /// Opens the store in `dir`, making it if needed. What a crash left stays until
-    /// [`Self::settle`]. Blocks.
+    /// Opens the store in `dir`, making it if needed; containers are mounted below `mounts`. What a
+    /// crash left stays until [`Self::settle`]. Blocks.
     ///
     /// # Errors
     /// If the directories cannot be made or read, and if a later release has written there. Content
     /// that is damaged, or cannot be read, is no error.
-    pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open(dir: &Path, mounts: &Path) -> Result<Self, StoreError> {
         for name in ["", "images", "layers", "tmp", "trash", "quarantine"] {
             let path = dir.join(name);
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
@@ -187,6 +189,7 @@ impl Store {
         let load::Loaded { images, unread } = load::images(dir, &layers)?;
         Ok(Self {
             dir: dir.to_owned(),
+            mounts: mounts.to_owned(),
             trash,
             layers,
             index: ArcSwap::from_pointee(Index::new(images)),
@@ -228,7 +231,7 @@ impl Store {
             return Ok(None);
         }
         let path = || PathBuf::from("/proc/self/mountinfo");
-        let looked = InUse::look(self.pins.layers());
+        let looked = InUse::look(self.pins.layers(), &self.mounts);
         looked.map(Some).map_err(|source| StoreError::File { what: "read", path: path(), source })
     }
 

@@ -81,7 +81,8 @@ impl Site {
     /// As a daemon that does not know yet what its containers use.
     fn open_unsettled(&self) -> Result<Images, ImageError> {
         let metrics = Arc::new(Metrics::new("1", "c").expect("metrics"));
-        Images::open_with(&self.path("images"), &self.config(), pace(), GRACE, metrics)
+        let places = (&*self.path("images"), self.dir.path());
+        Images::open_with(places, &self.config(), pace(), GRACE, metrics)
     }
 
     /// Names in a directory of the store.

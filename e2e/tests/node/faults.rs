@@ -100,8 +100,24 @@ pub(crate) fn what_is_lost_under_the_daemon_is_written_again_and_a_failed_look_e
     let running = whole_pod(fixture, &node, "lost")?;
     let [pod, container] = files(&node, &running);
     let good = [fs::read(&pod)?, fs::read(&container)?];
+    let count = |words: &str| -> Result<usize> {
+        Ok(fs::read_to_string(node.log_file())?.matches(words).count())
+    };
+    // At first the disk is full, too.
+    let tracer = node.inject(&Fault {
+        calls: "openat,write".to_owned(),
+        error: "ENOSPC".to_owned(),
+        when: "1+".to_owned(),
+        paths: [&pod, &container].map(|file| file.with_extension("tmp")).to_vec(),
+    })?;
     fs::remove_file(&pod)?;
     fs::write(&container, "{\"version\":1,")?;
+    eventually("a look fails to write them", SWEEP, || {
+        ensure!(count("its record is lost; tried again later")? >= 2, "not yet");
+        Ok(())
+    })?;
+    drop(tracer);
+    ensure_found_again(&node, &running)?;
     eventually("the records are written again", SWEEP, || {
         ensure!([fs::read(&pod)?, fs::read(&container)?] == good, "not yet");
         Ok(())
@@ -109,9 +125,6 @@ pub(crate) fn what_is_lost_under_the_daemon_is_written_again_and_a_failed_look_e
     ensure!(complaint(&node)?.is_empty(), "{}", complaint(&node)?);
 
     // Nothing can be listed and no record be opened: a look that says nothing.
-    let count = |words: &str| -> Result<usize> {
-        Ok(fs::read_to_string(node.log_file())?.matches(words).count())
-    };
     let looks = count("look for leftovers")?;
     let kinds = ["root/pods", "root/containers", "root/rw", "state/pods", "state/containers"];
     let tracer = node.inject(&Fault {
