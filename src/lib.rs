@@ -29,10 +29,12 @@ pub mod error;
 pub mod events;
 pub mod host;
 pub mod ids;
+pub mod lobby;
 pub mod metrics;
 pub mod path;
 pub mod record;
 pub mod registry;
+pub mod seldom;
 pub mod steps;
 pub mod undo;
 

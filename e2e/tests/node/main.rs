@@ -30,6 +30,7 @@ mod restore;
 mod retry;
 mod sessions;
 mod stats;
+mod strangers;
 mod streaming;
 mod stuck;
 mod support;
@@ -157,6 +158,7 @@ fn main() -> ExitCode {
         floods::a_hundred_thousand_sizes_are_one_and_leave_nothing,
         floods::clients_that_attach_and_vanish_leave_nothing,
         floods::resets_and_headers_without_end_harm_nobody_else,
+        strangers::those_without_a_token_take_nobodys_place,
         sessions::a_killed_daemon_ends_its_sessions_and_not_the_container,
         sessions::a_client_whose_network_falls_silent_is_given_up,
         sessions::a_person_at_a_terminal_attaches_types_resizes_and_leaves,
