@@ -119,6 +119,8 @@ pub struct Image {
     pub policy: PathBuf,
     /// containers-auth.json(5); none = only credentials from requests.
     pub auth_file: Option<PathBuf>,
+    /// Bytes of the largest zstd window that layers may have.
+    pub max_zstd_window: u64,
 }
 
 /// `[runtime]`

@@ -111,6 +111,10 @@ impl Check<'_> {
                 registries_conf: self.text("image.registries_conf", rules::absolute_path),
                 policy: self.text("image.policy", rules::absolute_path),
                 auth_file: self.text("image.auth_file", rules::optional_path),
+                max_zstd_window: self.key("image.max_zstd_window", |value| match value {
+                    Value::Number(number) => rules::window(*number),
+                    _ => Err("expected an integer".to_owned()),
+                }),
             },
             runtime: Runtime {
                 default_handler: self.text("runtime.default_handler", rules::handler_name),

@@ -460,6 +460,7 @@ metrics.listen = "[::1]:9090"
 registries_conf = "/etc/r.conf"
 policy = "/etc/p.json"
 auth_file = "/etc/a.json"
+max_zstd_window = 128
 [runtime]
 default_handler = "my.runtime"
 monitor = "/opt/monitor"
