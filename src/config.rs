@@ -39,6 +39,8 @@ pub struct Config {
     pub root: PathBuf,
     /// What is gone at reboot: sockets, pinned namespaces, mounts, bundles.
     pub state: PathBuf,
+    /// Whether files and programs are used that others than root may change.
+    pub accept_writable_files: bool,
     /// The CRI socket.
     pub cri: Cri,
     /// The exec, attach and port-forward server.

@@ -36,6 +36,7 @@ pub mod record;
 pub mod registry;
 pub mod seldom;
 pub mod steps;
+pub mod trust;
 pub mod undo;
 
 pub mod sys;

@@ -218,7 +218,7 @@ const CORE: &[&str] = &["pod", "container", "image", "stats", "health"];
 const HANDS: &[&str] = &["network", "monitor", "runtime", "rootfs", "cgroup", "apparmor", "nri"];
 const BASE: &[&str] = &[
     "registry", "claim", "record", "undo", "steps", "events", "metrics", "config", "host", "ids",
-    "path", "lobby", "seldom", "error",
+    "path", "lobby", "seldom", "trust", "error",
 ];
 const SYS: &[&str] = &["sys"];
 

@@ -99,7 +99,7 @@ pub const BUILT_IN: [BuiltInHandler; 2] = [
 ];
 
 /// All keys with one value, in the order in which files show them.
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 30] = [
     Key {
         name: "root",
         default: Fallback::Text("/var/lib/crisol"),
@@ -111,6 +111,12 @@ pub const KEYS: [Key; 29] = [
         default: Fallback::Text("/run/crisol"),
         reason: "What must be gone after a reboot: sockets, namespaces, mounts, bundles; a tmpfs.",
         get: |c| path(&c.state),
+    },
+    Key {
+        name: "accept_writable_files",
+        default: Fallback::Flag(false),
+        reason: "true uses configurations, policies, plugins and runtimes that others than root may change; false does not start with them.",
+        get: |c| Value::Flag(c.accept_writable_files),
     },
     Key {
         name: "cri.listen",

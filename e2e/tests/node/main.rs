@@ -34,6 +34,7 @@ mod strangers;
 mod streaming;
 mod stuck;
 mod support;
+mod trust;
 mod userns;
 mod volumes;
 
@@ -159,6 +160,8 @@ fn main() -> ExitCode {
         floods::clients_that_attach_and_vanish_leave_nothing,
         floods::resets_and_headers_without_end_harm_nobody_else,
         strangers::those_without_a_token_take_nobodys_place,
+        trust::what_others_may_write_is_not_used_until_that_is_accepted,
+        trust::who_enters_a_container_is_written_down,
         sessions::a_killed_daemon_ends_its_sessions_and_not_the_container,
         sessions::a_client_whose_network_falls_silent_is_given_up,
         sessions::a_person_at_a_terminal_attaches_types_resizes_and_leaves,
