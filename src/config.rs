@@ -39,6 +39,8 @@ pub struct Config {
     pub root: PathBuf,
     /// What is gone at reboot: sockets, pinned namespaces, mounts, bundles.
     pub state: PathBuf,
+    /// Whether files and programs are used that others than root may change.
+    pub accept_writable_files: bool,
     /// The CRI socket.
     pub cri: Cri,
     /// The exec, attach and port-forward server.
@@ -119,6 +121,8 @@ pub struct Image {
     pub policy: PathBuf,
     /// containers-auth.json(5); none = only credentials from requests.
     pub auth_file: Option<PathBuf>,
+    /// Bytes of the largest zstd window that layers may have.
+    pub max_zstd_window: u64,
 }
 
 /// `[runtime]`

@@ -1,5 +1,6 @@
 //! The gRPC edge.
 
+mod audit;
 pub mod convert;
 pub mod image_service;
 pub mod layer;

@@ -45,6 +45,7 @@ use crate::stats::{self, Stats, WritableLayers};
 use crate::steps::{self, Operations, blocking};
 use crate::stream;
 use crate::sys::listen::listen;
+use crate::trust;
 
 mod drain;
 mod own;
@@ -91,6 +92,7 @@ struct Daemon {
 
 /// Runs the daemon until SIGTERM or SIGINT.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let config = blocking(move || trust::only_trusted(config)).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;

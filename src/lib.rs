@@ -30,11 +30,14 @@ pub mod events;
 pub mod host;
 pub mod identity;
 pub mod ids;
+pub mod lobby;
 pub mod metrics;
 pub mod path;
 pub mod record;
 pub mod registry;
+pub mod seldom;
 pub mod steps;
+pub mod trust;
 pub mod undo;
 
 pub mod sys;

@@ -19,6 +19,7 @@ mod privileges;
 mod runtime;
 mod sockets;
 mod storage;
+mod trusted;
 
 #[cfg(test)]
 mod tests;
@@ -110,6 +111,7 @@ pub struct Report {
 pub async fn check(config: &Config) -> Report {
     let mut report = Report::default();
     report.ok(Area::Configuration, "no mistakes");
+    trusted::look(config, &mut report);
     let host = match Host::gather() {
         Ok(host) => host,
         Err(error) => {

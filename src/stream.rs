@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::container::{self, Containers};
 use crate::error::{Classify, Kind};
@@ -111,6 +111,8 @@ pub struct Parts {
     containers: Containers,
     stopping: watch::Receiver<bool>,
     tokens: token::Tokens,
+    /// Places of sessions.
+    places: Arc<Semaphore>,
 }
 
 /// Gives out URLs.

@@ -220,7 +220,7 @@ const CORE: &[&str] = &["pod", "container", "image", "stats", "health"];
 const HANDS: &[&str] = &["network", "monitor", "runtime", "rootfs", "cgroup", "apparmor", "nri"];
 const BASE: &[&str] = &[
     "registry", "claim", "record", "undo", "steps", "events", "metrics", "config", "host", "ids",
-    "path", "identity", "error",
+    "path", "identity", "lobby", "seldom", "trust", "error",
 ];
 const SYS: &[&str] = &["sys"];
 

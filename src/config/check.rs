@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::raw::{Entry, Mistake, Raw, RawHandler};
+use super::raw::{self, Entry, Mistake, Raw, RawHandler};
 use super::table::{self, HANDLER_KEYS, HANDLERS, KEYS, Value};
 use super::{
     Cgroup, Config, ConfigError, Cri, Handler, Image, Log, Metrics, Network, Nri, Runtime, Stream,
@@ -89,6 +89,7 @@ impl Check<'_> {
         let state = self.text("state", rules::own_directory);
         let handlers = self.handlers(&Layout::new(&root, &state));
         Config {
+            accept_writable_files: self.key(raw::ACCEPT, flag),
             cri: Cri { listen: self.text("cri.listen", rules::socket_path) },
             stream: Stream {
                 address: self.text("stream.address", rules::address),
@@ -111,6 +112,10 @@ impl Check<'_> {
                 registries_conf: self.text("image.registries_conf", rules::absolute_path),
                 policy: self.text("image.policy", rules::absolute_path),
                 auth_file: self.text("image.auth_file", rules::optional_path),
+                max_zstd_window: self.key("image.max_zstd_window", |value| match value {
+                    Value::Number(number) => rules::window(*number),
+                    _ => Err("expected an integer".to_owned()),
+                }),
             },
             runtime: Runtime {
                 default_handler: self.text("runtime.default_handler", rules::handler_name),

@@ -19,6 +19,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::rules;
 use super::table::{Fallback, HANDLER_KEYS, HANDLERS, KEYS, Value};
+use crate::trust;
 
 /// A configuration is a few kilobytes; this only stops a wrong path from eating memory.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -109,20 +110,29 @@ pub struct Raw {
     pub incomplete: bool,
 }
 
-/// Reads `main` and its drop-ins.
+/// The key that accepts what others may change, also files of the configuration itself.
+pub(super) const ACCEPT: &str = "accept_writable_files";
+
+/// Reads `main` and its drop-ins. Files that others than root may change are mistakes, unless one
+/// that they may not change says otherwise.
 pub fn read(main: &Path, need: MainFile) -> Raw {
     let mut raw = Raw::default();
     let absent_is_fine = need == MainFile::Optional;
     raw.add_file(main, absent_is_fine);
+    let mut files = vec![main.to_owned(), main.with_extension("d")];
     match drop_ins(&main.with_extension("d")) {
         Ok(files) if files.len() > MAX_DROP_INS => {
             let what = format!("{} drop-ins, at most {MAX_DROP_INS} are read", files.len());
             raw.unusable(&main.with_extension("d"), what);
         }
         // A file that is removed between the listing and the reading was never there.
-        Ok(files) => files.iter().for_each(|file| raw.add_file(file, !is_link(file))),
+        Ok(drop_ins) => {
+            drop_ins.iter().for_each(|file| raw.add_file(file, !is_link(file)));
+            files.extend(drop_ins);
+        }
         Err(error) => raw.unusable(&main.with_extension("d"), error.to_string()),
     }
+    raw.mistrust(&files);
     raw
 }
 
@@ -182,6 +192,20 @@ fn read_regular(file: File) -> io::Result<Vec<u8>> {
 }
 
 impl Raw {
+    fn mistrust(&mut self, files: &[PathBuf]) {
+        let accepted = self.keys.get(ACCEPT).is_some_and(|entry| {
+            entry.value == Value::Flag(true) && trust::check(&entry.place.file).is_ok()
+        });
+        if accepted {
+            return;
+        }
+        for file in files {
+            if let Err(why) = trust::check(file) {
+                self.unusable(file, format!("{why}; see the key {ACCEPT}"));
+            }
+        }
+    }
+
     /// Adds one file over what is there.
     fn add_file(&mut self, path: &Path, absent_is_fine: bool) {
         match read_text(path) {

@@ -118,6 +118,14 @@ pub(super) fn seconds(number: i64) -> Result<Duration, String> {
     }
 }
 
+/// MiB of a zstd window, as bytes: what every decoder should take to what the library can.
+pub(super) fn window(number: i64) -> Result<u64, String> {
+    match u64::try_from(number) {
+        Ok(number) if (8..=2048).contains(&number) => Ok(number << 20),
+        _ => Err(format!("{number} is not in the range 8 to 2048 MiB")),
+    }
+}
+
 /// `auto`, `systemd`, `cgroupfs`.
 pub(super) fn cgroup_driver(text: &str) -> Result<CgroupDriver, String> {
     match text {

@@ -99,7 +99,7 @@ pub const BUILT_IN: [BuiltInHandler; 2] = [
 ];
 
 /// All keys with one value, in the order in which files show them.
-pub const KEYS: [Key; 28] = [
+pub const KEYS: [Key; 30] = [
     Key {
         name: "root",
         default: Fallback::Text("/var/lib/crisol"),
@@ -111,6 +111,12 @@ pub const KEYS: [Key; 28] = [
         default: Fallback::Text("/run/crisol"),
         reason: "What must be gone after a reboot: sockets, namespaces, mounts, bundles; a tmpfs.",
         get: |c| path(&c.state),
+    },
+    Key {
+        name: "accept_writable_files",
+        default: Fallback::Flag(false),
+        reason: "true uses configurations, policies, plugins and runtimes that others than root may change; false does not start with them.",
+        get: |c| Value::Flag(c.accept_writable_files),
     },
     Key {
         name: "cri.listen",
@@ -189,6 +195,14 @@ pub const KEYS: [Key; 28] = [
         default: Fallback::Text(""),
         reason: "Credentials for registries, containers-auth.json(5); empty = only those of the request.",
         get: |c| optional(c.image.auth_file.as_deref()),
+    },
+    // The library that image builders use has 32 MiB at its highest level; `zstd -19` has 8,
+    // `--ultra -22` and `--long` have 128.
+    Key {
+        name: "image.max_zstd_window",
+        default: Fallback::Number(32),
+        reason: "MiB that a zstd layer may make its decoder keep; images have up to 32, those of zstd --long or --ultra -22 128.",
+        get: |c| Value::Number(i64::try_from(c.image.max_zstd_window >> 20).unwrap_or(i64::MAX)),
     },
     Key {
         name: "runtime.default_handler",

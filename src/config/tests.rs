@@ -331,6 +331,23 @@ fn tables_of_handlers_merge_key_by_key() {
 }
 
 #[test]
+fn a_file_that_others_may_write_is_refused_and_cannot_accept_itself() {
+    use std::os::unix::fs::PermissionsExt;
+    let accepts = "accept_writable_files = true\n";
+    let everybody = fs::Permissions::from_mode(0o666);
+    let files = Files::new(Some("root = \"/a\"\n"), &[("10.toml", accepts)]);
+    fs::set_permissions(files.drop_in("10.toml"), everybody.clone()).unwrap();
+    let mistakes = files.mistakes();
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+    assert!(mistakes[0].contains("can be written by others than root"), "{mistakes:?}");
+    assert!(mistakes[0].contains("accept_writable_files"), "{mistakes:?}");
+
+    let files = Files::new(Some(accepts), &[("10.toml", "root = \"/b\"\n")]);
+    fs::set_permissions(files.drop_in("10.toml"), everybody).unwrap();
+    assert_eq!(files.load().unwrap().root, Path::new("/b"));
+}
+
+#[test]
 fn an_absent_file_is_fine_only_if_nobody_named_it() {
     let files = Files::new(None, &[]);
     assert_eq!(files.mistakes(), ["c.toml: no such file"]);
@@ -448,6 +465,7 @@ fn without_any_program_the_default_paths_are_named() {
 /// A file that sets every key to something that is not its default.
 const EVERYTHING: &str = r#"
 root = "/srv/crisol"
+accept_writable_files = true
 state = "/run/other"
 cri.listen = "/run/other.sock"
 stream = { address = "::1", port = 10010, tls_cert = "/c", tls_key = "/k", tls_client_ca = "/ca" }
@@ -460,6 +478,7 @@ metrics.listen = "[::1]:9090"
 registries_conf = "/etc/r.conf"
 policy = "/etc/p.json"
 auth_file = "/etc/a.json"
+max_zstd_window = 128
 [runtime]
 default_handler = "my.runtime"
 monitor = "/opt/monitor"

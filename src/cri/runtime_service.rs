@@ -17,6 +17,7 @@ use crate::pod::{PodRecord, Pods};
 use crate::stats::Stats;
 use crate::stream::Streaming;
 
+use super::audit::Caller;
 use super::convert::{self, Invalid, filter, view};
 use super::pb;
 use super::pb::runtime_service_server::RuntimeService;
@@ -133,8 +134,13 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<pb::RunPodSandboxRequest>,
     ) -> Reply<pb::RunPodSandboxResponse> {
+        let caller = Caller::of(&request);
         let pb::RunPodSandboxRequest { config, runtime_handler } = request.into_inner();
         let spec = convert::pod::pod_spec(config, runtime_handler).map_err(refuse)?;
+        if spec.privileged {
+            let name = format!("{}/{}", spec.key.namespace, spec.key.name);
+            caller.asks("RunPodSandbox", &name, "privileged");
+        }
         let id = self.pods.run(spec).await.map_err(status)?;
         self.first_sample_of_pod(&id).await;
         Ok(Response::new(pb::RunPodSandboxResponse { pod_sandbox_id: id.to_string() }))
@@ -202,9 +208,14 @@ impl RuntimeService for Runtime {
         request: Request<pb::CreateContainerRequest>,
     ) -> Reply<pb::CreateContainerResponse> {
         // The pod's own configuration is the one that counts; the copy in the request is advice.
+        let caller = Caller::of(&request);
         let pb::CreateContainerRequest { pod_sandbox_id, config, .. } = request.into_inner();
         let query = query("pod_sandbox_id", &pod_sandbox_id)?;
         let spec = convert::container::container_spec(config).map_err(refuse)?;
+        if spec.security.privileged {
+            let name = format!("{} in {pod_sandbox_id}", spec.name);
+            caller.asks("CreateContainer", &name, "privileged");
+        }
         let pod = self.pods.record(&query).map_err(status)?;
         convert::container::check_against_pod(&pod.spec, &spec).map_err(refuse)?;
         let id = self.pods.create_container(&query, spec).await.map_err(status)?;
@@ -344,18 +355,18 @@ impl RuntimeService for Runtime {
     }
 
     async fn exec(&self, request: Request<pb::ExecRequest>) -> Reply<pb::ExecResponse> {
-        self.exec_url(request.into_inner())
+        self.exec_url(&Caller::of(&request), request.into_inner())
     }
 
     async fn attach(&self, request: Request<pb::AttachRequest>) -> Reply<pb::AttachResponse> {
-        self.attach_url(request.into_inner())
+        self.attach_url(&Caller::of(&request), request.into_inner())
     }
 
     async fn port_forward(
         &self,
         request: Request<pb::PortForwardRequest>,
     ) -> Reply<pb::PortForwardResponse> {
-        self.port_forward_url(request.into_inner())
+        self.port_forward_url(&Caller::of(&request), request.into_inner())
     }
 
     async fn container_stats(

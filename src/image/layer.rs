@@ -24,7 +24,7 @@ use super::unpack::{UnpackError, Unpacked, unpack};
 use crate::error::chain;
 
 /// Layers that are unpacked at a time, from all registries together: each has a thread, a queue
-/// and a decoder with up to 128 MiB of window.
+/// and a decoder, whose memory is bounded for all of them together (`unpack/memory.rs`).
 const MAX_THREADS: usize = 12;
 
 /// Pieces between the network and the thread: enough to never wait for each other over a short
@@ -56,12 +56,15 @@ pub(super) struct Fetcher {
     store: Arc<Store>,
     turns: Mutex<HashMap<Turn, Weak<AsyncMutex<()>>>>,
     threads: Semaphore,
+    /// Bytes that a zstd frame may have its decoder keep.
+    max_window: u64,
 }
 
 impl Fetcher {
     /// Into this store.
-    pub(super) fn new(store: Arc<Store>) -> Self {
-        Self { store, turns: Mutex::default(), threads: Semaphore::new(MAX_THREADS) }
+    pub(super) fn new(store: Arc<Store>, max_window: u64) -> Self {
+        let threads = Semaphore::new(MAX_THREADS);
+        Self { store, turns: Mutex::default(), threads, max_window }
     }
 
     /// Sees to it that a layer is committed. `below_done` tells when the one below it is; the
@@ -153,11 +156,11 @@ impl Fetcher {
         let (pieces, queue) = mpsc::channel(QUEUE);
         let (result, done) = oneshot::channel();
         let (store, blob, diff_id) = (Arc::clone(&self.store), wanted.blob, wanted.diff_id);
+        let max_window = self.max_window;
         let work = move || {
-            let unpacked = store
-                .temporary()
-                .map_err(Failure::Store)
-                .and_then(|place| unpack(blob, diff_id, place, queue).map_err(Failure::Unpack));
+            let unpacked = store.temporary().map_err(Failure::Store).and_then(|place| {
+                unpack(blob, diff_id, place, queue, max_window).map_err(Failure::Unpack)
+            });
             // Nobody waits if the pull was given up; the layer discards itself.
             result.send(unpacked).ok();
         };

@@ -94,7 +94,7 @@ impl Pulls {
             warn!(error = %chain(&error), "registries.conf is not usable: no image can be pulled");
             RegistriesConf::default()
         });
-        let fetcher = Arc::new(Fetcher::new(Arc::clone(&store)));
+        let fetcher = Arc::new(Fetcher::new(Arc::clone(&store), settings.max_zstd_window));
         Self(Arc::new(Shared {
             store,
             settings,

@@ -68,6 +68,7 @@ impl Site {
             registries_conf: self.path("registries.conf"),
             policy: self.path("policy.json"),
             auth_file: Some(self.path("auth.json")),
+            max_zstd_window: 8 << 20,
         }
     }
 

@@ -19,7 +19,9 @@ use tokio::sync::mpsc::Receiver;
 
 mod archive;
 mod decompress;
+mod frames;
 mod inherit;
+mod memory;
 mod node;
 mod numbers;
 mod pax;
@@ -35,6 +37,7 @@ use super::manifest::Descriptor;
 use crate::error::{Classify, Kind};
 use archive::Archive;
 use decompress::Inflated;
+use frames::Windows;
 use pieces::Pieces;
 use tree::Tree;
 
@@ -83,6 +86,18 @@ pub enum UnpackError {
     /// The compressed bytes cannot be decompressed.
     #[error("decompress")]
     Decompress(#[source] io::Error),
+    /// Decompressing it takes more memory than is allowed.
+    #[error(
+        "its zstd frames need {} MiB of memory (\"window\"), accepted are {limit} MiB: \
+         see the key image.max_zstd_window",
+        window.div_ceil(1 << 20)
+    )]
+    Window {
+        /// Bytes that it needs.
+        window: u64,
+        /// MiB that are accepted.
+        limit: u64,
+    },
     /// The archive is damaged.
     #[error("archive is damaged: {0}")]
     Damaged(&'static str),
@@ -144,7 +159,11 @@ impl UnpackError {
     fn is_about_content(&self) -> bool {
         matches!(
             self,
-            Self::Decompress(_) | Self::Damaged(_) | Self::Unsupported(_) | Self::Entry { .. }
+            Self::Decompress(_)
+                | Self::Window { .. }
+                | Self::Damaged(_)
+                | Self::Unsupported(_)
+                | Self::Entry { .. }
         )
     }
 }
@@ -155,7 +174,7 @@ impl Classify for UnpackError {
             Self::Digest { .. } | Self::DiffId { .. } | Self::Decompress(_) | Self::Damaged(_) => {
                 Kind::DataLoss
             }
-            Self::Unsupported(_) | Self::Entry { .. } => Kind::Invalid,
+            Self::Unsupported(_) | Self::Entry { .. } | Self::Window { .. } => Kind::Invalid,
             Self::Limit { .. } | Self::Full(_) => Kind::Exhausted,
             Self::File { source, .. } | Self::Thread(source) => Kind::of_io(source),
             Self::Interrupted => Kind::Unavailable,
@@ -230,8 +249,8 @@ impl Unpacked {
     }
 }
 
-/// Unpacks the layer that arrives in `pieces` into `place`. Blocks until all has arrived; dropping
-/// the sender early ends it.
+/// Unpacks the layer that arrives in `pieces` into `place`; windows of zstd may have `max_window`
+/// bytes. Blocks until all has arrived; dropping the sender early ends it.
 ///
 /// # Errors
 /// [`UnpackError`]; the directory is discarded then.
@@ -240,21 +259,21 @@ pub(super) fn unpack(
     diff_id: Digest,
     place: Temporary,
     pieces: Receiver<Bytes>,
+    max_window: u64,
 ) -> Result<Unpacked, UnpackError> {
     let limit = blob.size.saturating_mul(MAX_RATIO).clamp(FREE_BYTES, MAX_BYTES);
-    unpack_bounded(blob, diff_id, place, Pieces::new(pieces), limit)
+    let inflated = Inflated::new(Pieces::new(pieces), limit, Windows::of_layer(max_window));
+    unpack_from(blob, diff_id, place, inflated)
 }
 
-/// [`unpack`] for an archive of at most `limit` bytes.
-fn unpack_bounded(
+/// [`unpack`] with the decoder chosen.
+fn unpack_from(
     blob: Descriptor,
     diff_id: Digest,
     place: Temporary,
-    pieces: Pieces,
-    limit: u64,
+    mut inflated: Inflated,
 ) -> Result<Unpacked, UnpackError> {
     let mut tree = Tree::open(place.path())?;
-    let mut inflated = Inflated::new(pieces, limit).map_err(UnpackError::from_read)?;
     let extracted = extract(&mut inflated, &mut tree);
     match &extracted {
         Err(error) if !error.is_about_content() => {}
@@ -284,8 +303,7 @@ fn unpack_bounded(
 /// [`UnpackError`]; a part may have been laid over then.
 pub fn lay_over(pieces: Receiver<Bytes>, onto: &Path) -> Result<(), UnpackError> {
     let mut tree = Tree::over(onto)?;
-    let pieces = Pieces::new(pieces);
-    let mut inflated = Inflated::new(pieces, MAX_BYTES).map_err(UnpackError::from_read)?;
+    let mut inflated = Inflated::new(Pieces::new(pieces), MAX_BYTES, Windows::of_checkpoint());
     extract(&mut inflated, &mut tree)?;
     tree.finish().map(drop)
 }

@@ -22,9 +22,12 @@ use tokio::task::JoinSet;
 
 use super::Metrics;
 use crate::error::{Classify, Kind};
+use crate::lobby::Lobby;
+use crate::seldom::Seldom;
 
-/// Two Prometheus servers with a connection each, and room for people with curl.
-const MAX_CONNECTIONS: usize = 16;
+/// When one more comes, the oldest goes: a scrape takes milliseconds, so that is one that only holds
+/// its place. Prometheus needs two; the others are so many that a crowd does not reach them in time.
+const MAX_CONNECTIONS: usize = 256;
 
 /// A scraper sends its few headers at once.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
@@ -66,17 +69,29 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
 /// Serves until `stop` resolves, then drops all connections: a scrape can be repeated.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: impl Future<Output = ()>) {
     let mut stop = std::pin::pin!(stop);
-    let mut connections = JoinSet::new();
+    let (mut connections, lobby) = (JoinSet::new(), Lobby::new(MAX_CONNECTIONS));
     loop {
         tokio::select! {
             biased;
             () = &mut stop => return,
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            // Further connections wait in the kernel's queue.
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(connection(stream, Arc::clone(&metrics)))),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => {
+                    let (place, shown_out) = lobby.enter(from.ip()).0.split();
+                    let metrics = Arc::clone(&metrics);
+                    connections.spawn(async move {
+                        let _place = place;
+                        tokio::select! {
+                            () = shown_out => {}
+                            () = connection(stream, metrics) => {}
+                        }
+                    });
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "accept a metrics connection");
+                    static FAILED: Seldom = Seldom::new();
+                    if let Some(times) = FAILED.again() {
+                        tracing::warn!(%error, times, "accept a metrics connection");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -118,7 +133,10 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes
             response
         }
         Err(error) => {
-            tracing::error!(error = crate::error::chain(&error), "metrics");
+            static FAILED: Seldom = Seldom::new();
+            if let Some(times) = FAILED.again() {
+                tracing::error!(error = crate::error::chain(&error), times, "metrics");
+            }
             plain(StatusCode::INTERNAL_SERVER_ERROR, "see the log of crisol\n")
         }
     }

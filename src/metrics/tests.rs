@@ -148,6 +148,20 @@ async fn a_stopped_server_leaves_no_connection_open() {
 }
 
 #[tokio::test]
+async fn silent_connections_do_not_keep_a_scraper_out() {
+    let (address, _stop, _serving) = server().await;
+    let mut silent = Vec::new();
+    for _ in 0..600 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let head = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    // None of them has reached its deadline by then.
+    let answer = tokio::time::timeout(Duration::from_secs(3), request(address, head)).await;
+    assert!(answer.expect("an answer").starts_with("HTTP/1.1 200 OK\r\n"));
+    drop(silent);
+}
+
+#[tokio::test]
 async fn an_address_in_use_is_an_error_that_names_it() {
     let (address, _stop, _serving) = server().await;
     let error = serve::listen(address).await.unwrap_err();

@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::chain;
+use crate::seldom::Seldom;
 
 use super::error::CallError;
 use super::link::{Incoming, Link};
@@ -64,7 +65,16 @@ pub(super) async fn join(
     let (link, calls) = Link::open(stream);
     let who = identity.as_ref().map(|known| format!("{}-{}", known.index, known.name));
     if let Err(error) = live(&plugins, &link, calls, (identity, joined)).await {
-        tracing::warn!(plugin = who, error = chain(&error), "a plugin is sent away");
+        static SENT_AWAY: Seldom = Seldom::new();
+        // One that we started comes once; a program that connects may do it again and again.
+        match &who {
+            Some(_) => tracing::warn!(plugin = who, error = chain(&error), "a plugin is sent away"),
+            None => {
+                if let Some(times) = SENT_AWAY.again() {
+                    tracing::warn!(error = chain(&error), times, "a plugin is sent away");
+                }
+            }
+        }
     }
     link.close();
 }

@@ -13,6 +13,8 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::seldom::Seldom;
+
 use super::error::CallError;
 use super::mux::{self, Demux, TooLong};
 use super::ttrpc::{self, Decoder, Malformed, Message, code};
@@ -177,7 +179,11 @@ impl Link {
         tokio::select! {
             () = self.ended() => {}
             result = reading => if let Err(broken) = result {
-                tracing::warn!(error = %crate::error::chain(&broken), "a plugin's connection");
+                static BROKEN: Seldom = Seldom::new();
+                if let Some(times) = BROKEN.again() {
+                    let error = crate::error::chain(&broken);
+                    tracing::warn!(error, times, "a plugin's connection");
+                }
             }
         }
         self.close();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 
 use super::{NriError, Plugins, join};
+use crate::seldom::Seldom;
 use crate::sys::listen::listen;
 
 /// After a failed accept: descriptors may be short for a while.
@@ -33,7 +34,10 @@ pub(super) async fn accept(plugins: Plugins, listener: UnixListener) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "accept an NRI plugin");
+                static FAILED: Seldom = Seldom::new();
+                if let Some(times) = FAILED.again() {
+                    tracing::warn!(%error, times, "accept an NRI plugin");
+                }
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -46,7 +50,12 @@ pub(super) async fn accept(plugins: Plugins, listener: UnixListener) {
                     drop(place);
                 }));
             }
-            Err(_) => tracing::warn!(limit = super::MAX_PLUGINS, "too many NRI plugins"),
+            Err(_) => {
+                static FULL: Seldom = Seldom::new();
+                if let Some(times) = FULL.again() {
+                    tracing::warn!(limit = super::MAX_PLUGINS, times, "too many NRI plugins");
+                }
+            }
         }
     }
 }

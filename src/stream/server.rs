@@ -1,8 +1,10 @@
 //! Listens, speaks HTTP/1.1 and TLS, and hands what is upgraded to its session.
 //!
 //! Reachable by whoever reaches the address, so everything before a valid token is bounded: how many
-//! connections there are, how long a handshake and a request's head may take and be. A token is used
-//! up by the request that is upgraded, not by one that asks for it in the wrong way.
+//! connections there are, how long a handshake and a request's head may take and be, and what is
+//! logged of it. Connections without a token wait in a lobby of their own and never take the places
+//! of sessions. A token is used up by the request that is upgraded, not by one that asks for it in
+//! the wrong way.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,7 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::hangup::Hangup;
@@ -34,11 +36,17 @@ use super::{FAREWELL, Parts, Session, Streaming, reachable, session};
 use crate::config;
 use crate::container::Containers;
 use crate::error::{Classify, Kind};
+use crate::lobby::{Lobby, Place};
 use crate::pod::Pods;
+use crate::seldom::Seldom;
 
-/// Sessions and requests at once: more than a node's kubelet has, fewer than descriptors (a session
-/// has some six).
-const MAX_CONNECTIONS: usize = 1024;
+/// Sessions at once: more than a node's kubelet has, fewer than descriptors (a session has some
+/// six).
+const MAX_SESSIONS: usize = 1024;
+
+/// Connections at once that have not shown a token (each has two descriptors). Who has one shows it
+/// within milliseconds, so this many more have to come meanwhile before his place is taken.
+const MAX_STRANGERS: usize = 512;
 
 /// A client sends its request at once.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -107,7 +115,9 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = reachable(listener.local_addr().map_err(failed)?);
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let parts = Arc::new(Parts { pods, containers, stopping, tokens: Tokens::default() });
+        let places = Arc::new(Semaphore::new(MAX_SESSIONS));
+        let tokens = Tokens::default();
+        let parts = Arc::new(Parts { pods, containers, stopping, tokens, places });
         let streaming = Streaming { parts, base: format!("{scheme}://{bound}").into() };
         Ok(Self { listener, tls, streaming })
     }
@@ -122,7 +132,7 @@ impl Server {
         let mut stopping = self.streaming.parts.stopping.clone();
         let stop = async { stopping.wait_for(|stopping| *stopping).await.is_ok() };
         let mut stop = std::pin::pin!(stop);
-        let mut connections = JoinSet::new();
+        let (mut connections, lobby) = (JoinSet::new(), Lobby::new(MAX_STRANGERS));
         let reload = self.tls.clone().map(|tls| tokio::spawn(tls.follow()));
         loop {
             tokio::select! {
@@ -130,16 +140,21 @@ impl Server {
                 _ = &mut stop => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, from)) if connections.len() >= MAX_CONNECTIONS => {
-                        tracing::warn!(%from, "too many streaming connections: closed");
-                        drop(stream);
-                    }
-                    Ok((stream, _)) => {
+                    Ok((stream, from)) => {
                         let (tls, parts) = (self.tls.clone(), self.streaming.parts.clone());
-                        connections.spawn(connection(stream, tls, parts));
+                        let (place, shown_out) = enter(&lobby, from);
+                        connections.spawn(async move {
+                            tokio::select! {
+                                () = shown_out => {}
+                                () = connection(stream, tls, parts, place) => {}
+                            }
+                        });
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "accept a streaming connection");
+                        static FAILED: Seldom = Seldom::new();
+                        if let Some(times) = FAILED.again() {
+                            tracing::warn!(%error, times, "accept a streaming connection");
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -155,19 +170,35 @@ impl Server {
     }
 }
 
+/// A place in the lobby, and the word that it has to be left.
+fn enter(lobby: &Lobby, from: SocketAddr) -> (Place, impl Future<Output = ()> + Send + use<>) {
+    static CROWDED: Seldom = Seldom::new();
+    let (visitor, crowded) = lobby.enter(from.ip());
+    if crowded && let Some(times) = CROWDED.again() {
+        tracing::warn!(%from, times, "too many streaming connections without a request: an old one is closed");
+    }
+    visitor.split()
+}
+
 /// One connection to its end.
-async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, parts: Arc<Parts>) {
+async fn connection(stream: TcpStream, tls: Option<Arc<Tls>>, parts: Arc<Parts>, place: Place) {
     let watched = watch_over(&stream).and_then(|()| Hangup::of(&stream));
     let hangup = match watched {
         Ok(hangup) => hangup,
-        Err(error) => return tracing::warn!(%error, "set up a streaming connection"),
+        Err(error) => {
+            static FAILED: Seldom = Seldom::new();
+            if let Some(times) = FAILED.again() {
+                tracing::warn!(%error, times, "set up a streaming connection");
+            }
+            return;
+        }
     };
     match tls {
-        None => speak(stream, hangup, parts).await,
+        None => speak(stream, hangup, parts, place).await,
         Some(tls) => {
             let handshake = tls.acceptor().accept(stream);
             match tokio::time::timeout(HEAD_DEADLINE, handshake).await {
-                Ok(Ok(stream)) => speak(stream, hangup, parts).await,
+                Ok(Ok(stream)) => speak(stream, hangup, parts, place).await,
                 Ok(Err(error)) => tracing::debug!(%error, "TLS of a streaming connection"),
                 Err(_) => {}
             }
@@ -191,10 +222,12 @@ struct Upgraded {
     session: Session,
     transport: Transport,
     connection: OnUpgrade,
+    /// Its place among the sessions.
+    place: OwnedSemaphorePermit,
 }
 
 /// Answers one request; if that upgrades the connection, serves its session.
-async fn speak<I>(io: I, hangup: Hangup, parts: Arc<Parts>)
+async fn speak<I>(io: I, hangup: Hangup, parts: Arc<Parts>, place: Place)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -203,7 +236,7 @@ where
     let answering = parts.clone();
     let service = service_fn(move |request| {
         let mut sender = sender.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let response = answer(request, &answering, &mut sender);
+        let response = answer(request, &answering, &place, &mut sender);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -217,7 +250,9 @@ where
         Ok(Err(error)) => return tracing::debug!(%error, "streaming connection"),
         Err(_) => return,
     }
-    let Ok(Upgraded { session, transport, connection }) = upgraded.try_recv() else { return };
+    let Ok(Upgraded { session, transport, connection, place: _place }) = upgraded.try_recv() else {
+        return;
+    };
     match connection.await {
         Ok(io) => session::serve(&parts, session, transport, (TokioIo::new(io), hangup)).await,
         Err(error) => tracing::debug!(%error, "upgrade a streaming connection"),
@@ -228,13 +263,15 @@ where
 fn answer(
     mut request: Request<Incoming>,
     parts: &Parts,
+    stranger: &Place,
     sender: &mut Option<oneshot::Sender<Upgraded>>,
 ) -> Response<Full<Bytes>> {
     match upgrade_of(&request, parts) {
-        Ok((session, transport, answer)) => {
+        Ok((session, transport, place, answer)) => {
+            stranger.leave();
             let connection = hyper::upgrade::on(&mut request);
             if let Some(sender) = sender.take() {
-                sender.send(Upgraded { session, transport, connection }).ok();
+                sender.send(Upgraded { session, transport, connection, place }).ok();
             }
             answer.map(|()| Full::default())
         }
@@ -252,11 +289,11 @@ fn answer(
     }
 }
 
-/// Whether a request leads to a session; if so, its token is used up.
+/// Whether a request leads to a session; if so, its token is used up and it has a place.
 fn upgrade_of(
     request: &Request<Incoming>,
     parts: &Parts,
-) -> Result<(Session, Transport, Response<()>), Refusal> {
+) -> Result<(Session, Transport, OwnedSemaphorePermit, Response<()>), Refusal> {
     let refuse = |status, words: &str, hint: Option<(HeaderName, HeaderValue)>| Refusal {
         status,
         words: words.to_owned(),
@@ -285,10 +322,19 @@ fn upgrade_of(
         let words = "channels of a WebSocket need the ports in the request";
         return Err(refuse(StatusCode::BAD_REQUEST, words, None));
     }
+    let full = || {
+        // Only who has a token comes here, but he may come again for a minute.
+        static FULL: Seldom = Seldom::new();
+        if let Some(times) = FULL.again() {
+            tracing::warn!(limit = MAX_SESSIONS, times, "too many streaming sessions: refused");
+        }
+        refuse(StatusCode::SERVICE_UNAVAILABLE, "too many streaming sessions", None)
+    };
+    let place = parts.places.clone().try_acquire_owned().map_err(|_| full())?;
     if !parts.tokens.take(token) {
         return Err(unknown());
     }
-    Ok((session, transport, answer))
+    Ok((session, transport, place, answer))
 }
 
 /// `/exec/TOKEN` → `exec`, `TOKEN`.

@@ -34,9 +34,11 @@ mod restore;
 mod retry;
 mod sessions;
 mod stats;
+mod strangers;
 mod streaming;
 mod stuck;
 mod support;
+mod trust;
 mod userns;
 mod volumes;
 
@@ -161,6 +163,8 @@ fn together() -> Vec<Case> {
         streaming::a_removed_container_ends_its_sessions,
         streaming::tls_is_spoken_and_a_renewed_certificate_is_used,
         execs::a_frozen_container_holds_up_its_own_commands_alone,
+        trust::what_others_may_write_is_not_used_until_that_is_accepted,
+        trust::who_enters_a_container_is_written_down,
         sessions::a_killed_daemon_ends_its_sessions_and_not_the_container,
         sessions::a_client_whose_network_falls_silent_is_given_up,
         sessions::a_person_at_a_terminal_attaches_types_resizes_and_leaves,
@@ -193,6 +197,7 @@ fn alone() -> Vec<Case> {
         stats::a_hundred_containers_are_listed_at_once_and_come_and_go_meanwhile,
         streaming::a_thousand_dropped_clients_leave_nothing,
         execs::two_hundred_at_once_succeed_or_are_told_why_not,
+        strangers::those_without_a_token_take_nobodys_place,
         floods::output_without_end_is_cut_and_costs_what_it_may,
         floods::a_hundred_thousand_sizes_are_one_and_leave_nothing,
         floods::clients_that_attach_and_vanish_leave_nothing,

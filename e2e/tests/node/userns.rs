@@ -299,6 +299,7 @@ pub(crate) fn what_cannot_be_is_refused_by_the_name_of_its_field(fixture: &Fixtu
         own_ids(vec![]),
         own_ids(two()),
         own_ids(range(1, 1000, 100_000)),
+        own_ids(range(0, 0, 100_000)),
         own_ids(range(0, 1000, 0)),
         own_ids(range(0, 1000, u32::MAX)),
         own_ids(range(0, u32::MAX - 10, 100)),

@@ -131,10 +131,15 @@ fn whole_mapping(
     ranges: &[pb::IdMapping],
 ) -> Vec<IdMapping> {
     match ranges {
-        [only] if only.container_id != 0 => {
-            mistakes.add(&field.index(0).at("container_id"), "is not 0: root is not mapped");
+        [only] => {
+            if only.container_id != 0 {
+                mistakes.add(&field.index(0).at("container_id"), "is not 0: root is not mapped");
+            }
+            if only.host_id == 0 {
+                let problem = "is 0: root in the pod would be root of the node";
+                mistakes.add(&field.index(0).at("host_id"), problem);
+            }
         }
-        [_] => {}
         _ => mistakes.add(field, format_args!("has {} ranges, not one", ranges.len())),
     }
     id_mappings(mistakes, field, ranges)

@@ -4,6 +4,7 @@ use tonic::{Response, Status};
 
 use crate::stream::Wanted;
 
+use super::super::audit::{Caller, short};
 use super::super::pb;
 use super::super::status::{invalid, status};
 use super::{Reply, Runtime, command, query};
@@ -12,25 +13,36 @@ use super::{Reply, Runtime, command, query};
 const MAX_PORTS: usize = 127;
 
 impl Runtime {
-    pub(super) fn exec_url(&self, request: pb::ExecRequest) -> Reply<pb::ExecResponse> {
+    pub(super) fn exec_url(
+        &self,
+        caller: &Caller,
+        request: pb::ExecRequest,
+    ) -> Reply<pb::ExecResponse> {
         let pb::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr } = request;
         let query = query("container_id", &container_id)?;
         let cmd = command(cmd)?;
         let wanted = streams(Wanted { stdin, stdout, stderr, tty })?;
+        caller.asks("Exec", &container_id, &short(cmd.first().map_or("", String::as_str)));
         let url = self.streaming.exec(&query, cmd, wanted).map_err(|error| status(&error))?;
         Ok(Response::new(pb::ExecResponse { url }))
     }
 
-    pub(super) fn attach_url(&self, request: pb::AttachRequest) -> Reply<pb::AttachResponse> {
+    pub(super) fn attach_url(
+        &self,
+        caller: &Caller,
+        request: pb::AttachRequest,
+    ) -> Reply<pb::AttachResponse> {
         let pb::AttachRequest { container_id, stdin, tty, stdout, stderr } = request;
         let query = query("container_id", &container_id)?;
         let wanted = streams(Wanted { stdin, stdout, stderr, tty })?;
+        caller.asks("Attach", &container_id, if stdin { "stdin" } else { "" });
         let url = self.streaming.attach(&query, wanted).map_err(|error| status(&error))?;
         Ok(Response::new(pb::AttachResponse { url }))
     }
 
     pub(super) fn port_forward_url(
         &self,
+        caller: &Caller,
         request: pb::PortForwardRequest,
     ) -> Reply<pb::PortForwardResponse> {
         let pb::PortForwardRequest { pod_sandbox_id, port } = request;
@@ -46,6 +58,7 @@ impl Runtime {
                 _ => Err(invalid(format!("port: {port} is not in the range 1 to 65535"))),
             })
             .collect();
+        caller.asks("PortForward", &pod_sandbox_id, "");
         let url = self.streaming.port_forward(&query, ports?).map_err(|error| status(&error))?;
         Ok(Response::new(pb::PortForwardResponse { url }))
     }

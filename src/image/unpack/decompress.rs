@@ -6,14 +6,12 @@ use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use super::UnpackError;
+use super::frames::{Frames, Windows};
 use super::pieces::Pieces;
 use crate::image::digest::Digest;
 
 /// Bytes inflated, hashed and written at a time.
 const BUFFER: usize = 128 * 1024;
-
-/// Largest zstd window, as a power of two: what the `zstd` program accepts without being asked.
-const MAX_WINDOW_LOG: u32 = 27;
 
 /// Reads the archive. What the blob begins with decides how it is compressed, not what the
 /// manifest says: some builders mislabel layers, and the diff id tells whether all is well.
@@ -30,27 +28,25 @@ pub(super) struct Inflated {
 enum Decoder {
     Plain(Pieces),
     Gzip(Box<MultiGzDecoder<Pieces>>),
-    Zstd(zstd::Decoder<'static, Pieces>),
+    Zstd(Box<Frames>),
     Unknown(Pieces, &'static str),
 }
 
 impl Inflated {
     /// Looks at the first bytes. At most `limit` bytes will come out.
-    pub(super) fn new(mut pieces: Pieces, limit: u64) -> io::Result<Self> {
+    pub(super) fn new(mut pieces: Pieces, limit: u64, windows: Windows) -> Self {
         let decoder = match pieces.peek(6) {
             [0x1f, 0x8b, ..] => Decoder::Gzip(Box::new(MultiGzDecoder::new(pieces))),
             // A frame, or one of the sixteen kinds of frame to be skipped (RFC 8878, section 3.1).
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-                let mut decoder = zstd::Decoder::with_buffer(pieces)?;
-                decoder.window_log_max(MAX_WINDOW_LOG)?;
-                Decoder::Zstd(decoder)
+                Decoder::Zstd(Box::new(Frames::new(pieces, windows)))
             }
             [0xfd, b'7', b'z', b'X', b'Z', 0] => Decoder::Unknown(pieces, "xz compression"),
             [b'B', b'Z', b'h', ..] => Decoder::Unknown(pieces, "bzip2 compression"),
             _ => Decoder::Plain(pieces),
         };
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Ok(Self { decoder, buffer, filled: 0, taken: 0, hash: Sha256::new(), count: 0, limit })
+        Self { decoder, buffer, filled: 0, taken: 0, hash: Sha256::new(), count: 0, limit }
     }
 
     /// The compressed side.
@@ -58,7 +54,7 @@ impl Inflated {
         match &mut self.decoder {
             Decoder::Plain(pieces) | Decoder::Unknown(pieces, _) => pieces,
             Decoder::Gzip(decoder) => decoder.get_mut(),
-            Decoder::Zstd(decoder) => decoder.get_mut(),
+            Decoder::Zstd(frames) => frames.pieces(),
         }
     }
 
@@ -71,7 +67,7 @@ impl Inflated {
         let length = match &mut self.decoder {
             Decoder::Plain(pieces) => pieces.read(&mut self.buffer),
             Decoder::Gzip(decoder) => decoder.read(&mut self.buffer),
-            Decoder::Zstd(decoder) => decoder.read(&mut self.buffer),
+            Decoder::Zstd(frames) => frames.read(&mut self.buffer),
             Decoder::Unknown(_, what) => Err(io::Error::other(UnpackError::Unsupported(what))),
         }?;
         self.count += length as u64;

@@ -13,6 +13,9 @@ use crate::image::gc::Trash;
 mod format;
 mod layers;
 
+/// Bytes of the largest zstd window that is accepted here.
+const WINDOW: u64 = 64 << 20;
+
 /// An archive under construction. Names are written as they are, whatever they are.
 #[derive(Clone, Default)]
 struct Tar(Vec<u8>);
@@ -127,7 +130,9 @@ impl Lab {
         }
         drop(sender);
         let target = Descriptor { digest: Digest::of(blob), size: blob.len() as u64 };
-        let result = unpack_bounded(target, diff_id, place, Pieces::new(receiver), limit);
+        let windows = Windows::of_layer(WINDOW);
+        let inflated = Inflated::new(Pieces::new(receiver), limit, windows);
+        let result = unpack_from(target, diff_id, place, inflated);
         self.check_canary();
         assert!(result.is_ok() || !self.root().exists(), "a failure leaves something");
         result

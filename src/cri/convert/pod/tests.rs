@@ -239,6 +239,7 @@ fn a_user_namespace_has_one_range_from_root_on() {
         vec![],
         vec![RANGE, RANGE],
         vec![pb::IdMapping { container_id: 1, ..RANGE }],
+        vec![pb::IdMapping { host_id: 0, ..RANGE }],
         vec![pb::IdMapping { length: 0, ..RANGE }],
         vec![pb::IdMapping { length: u32::MAX, ..RANGE }],
     ];
@@ -246,6 +247,15 @@ fn a_user_namespace_has_one_range_from_root_on() {
         assert!(convert_with(with(ranges.clone())).is_err(), "{ranges:?}");
     }
     let base = "config.linux.security_context.namespace_options.userns_options";
+    let roots = |c: &mut pb::PodSandboxConfig| {
+        with(vec![RANGE])(c);
+        user_namespace(c).uids[0].host_id = 0;
+        user_namespace(c).gids[0].host_id = 0;
+    };
+    let refused = convert_with(roots).unwrap_err().to_string();
+    for ids in ["uids", "gids"] {
+        assert!(refused.contains(&format!("{base}.{ids}[0].host_id: is 0")), "{refused}");
+    }
     let uneven = |c: &mut pb::PodSandboxConfig| {
         with(vec![RANGE])(c);
         user_namespace(c).gids[0].host_id = 7;

@@ -77,7 +77,8 @@ fn the_blob_s_digest_and_the_diff_id_are_what_counts() {
     sender.try_send(Bytes::from_static(b"not the right bytes, and no archive")).expect("room");
     drop(sender);
     let blob = Descriptor { digest: Digest::of(&archive), size: 35 };
-    let error = unpack(blob, Digest::of(&archive), place, receiver).expect_err("wrong bytes");
+    let error =
+        unpack(blob, Digest::of(&archive), place, receiver, WINDOW).expect_err("wrong bytes");
     assert!(matches!(error, UnpackError::Digest { .. }), "{error}");
 }
 
@@ -90,7 +91,8 @@ fn an_early_end_of_the_transfer_is_not_blamed_on_the_archive() {
     sender.try_send(Bytes::copy_from_slice(&archive[..2000])).expect("room");
     drop(sender);
     let blob = Descriptor { digest: Digest::of(&archive), size: archive.len() as u64 };
-    let error = unpack(blob, Digest::of(&archive), place, receiver).expect_err("interrupted");
+    let error =
+        unpack(blob, Digest::of(&archive), place, receiver, WINDOW).expect_err("interrupted");
     assert!(matches!(error, UnpackError::Interrupted), "{error}");
     assert!(!lab.root().exists());
 }
@@ -136,7 +138,40 @@ fn bombs_end_at_the_limit() {
 fn a_zstd_window_cannot_demand_all_memory() {
     // Frame header: magic, descriptor without size, window descriptor for 2 GiB; a raw block.
     let blob = [&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3][..], &[0x01, 0, 0]].concat();
-    assert_eq!(unpack_as(&blob, b""), Err(Kind::DataLoss));
+    assert_eq!(unpack_as(&blob, b""), Err(Kind::Invalid));
+}
+
+#[test]
+fn a_larger_zstd_window_than_is_accepted_is_an_error_that_names_the_key() {
+    let archive = Tar::default().file("a", "x").end();
+    // A frame with a window of 2 to the power of `log` bytes and the archive as one raw block.
+    let frame = |log: u8| {
+        let head = [0x28, 0xb5, 0x2f, 0xfd, 0x00, (log - 10) << 3];
+        let block = 1 | (archive.len() as u32) << 3;
+        [&head[..], &block.to_le_bytes()[..3], &archive].concat()
+    };
+    // One segment with its length in eight bytes.
+    let segment = [&[0x28, 0xb5, 0x2f, 0xfd, 0xe0][..], &(65_u64 << 20).to_le_bytes()].concat();
+    let expected = Ok(vec!["f a".to_owned()]);
+    assert_eq!(unpack_as(&frame(23), &archive), expected);
+    assert_eq!(unpack_as(&frame(26), &archive), expected);
+    // In the second frame as well as in the first.
+    for blob in [frame(27), [zstd_of(b""), frame(27)].concat(), segment] {
+        let lab = Lab::new();
+        let error = lab.unpack_blob(&blob, Digest::of(&archive), 1 << 30).expect_err("too large");
+        assert!(matches!(error, UnpackError::Window { limit: 64, .. }), "{error}");
+        assert!(error.to_string().contains("image.max_zstd_window"), "{error}");
+    }
+    // Bytes that are not those that were asked for are called so first: another host may have them.
+    let lab = Lab::new();
+    let place = Temporary::create(lab.root(), Arc::clone(&lab.trash)).expect("place");
+    let (sender, receiver) = mpsc::channel(1);
+    let wrong = frame(27);
+    let blob = Descriptor { digest: Digest::of(&archive), size: wrong.len() as u64 };
+    sender.try_send(Bytes::from(wrong)).expect("room");
+    drop(sender);
+    let error = unpack(blob, Digest::of(&archive), place, receiver, WINDOW).expect_err("wrong");
+    assert!(matches!(error, UnpackError::Digest { .. }), "{error}");
 }
 
 #[test]
