@@ -1,7 +1,7 @@
 //! One run of a test program, which is ended when it hangs.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -12,6 +12,10 @@ use anyhow::{Context, Result};
 /// A program that says nothing for this long hangs: every test says how it ended, and one that takes
 /// long is ended sooner by its own runner or named once a minute.
 const SILENCE: Duration = Duration::from_secs(300);
+
+/// Numbers of a program's two outputs.
+const OUT: usize = 0;
+const ERR: usize = 1;
 
 /// How often a program that says nothing is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -48,16 +52,20 @@ impl Run {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
-        let (sender, lines) = channel();
-        forward(child.stdout.take(), sender.clone());
-        forward(child.stderr.take(), sender);
+        let (sender, said) = channel();
+        forward(child.stdout.take(), OUT, sender.clone());
+        forward(child.stderr.take(), ERR, sender);
         let mut run = Self::default();
+        let mut begun = [Vec::new(), Vec::new()];
         let (mut hangs, mut last) = (false, Instant::now());
         loop {
-            match lines.recv_timeout(LOOK) {
-                Ok(said) => {
-                    line(&said);
-                    run.note(&said);
+            match said.recv_timeout(LOOK) {
+                Ok((from, bytes)) => {
+                    begun[from].extend_from_slice(&bytes);
+                    for said in whole_lines(&mut begun[from]) {
+                        line(&said);
+                        run.note(&said);
+                    }
                     last = Instant::now();
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -74,7 +82,12 @@ impl Run {
             }
         }
         let status = child.wait()?;
-        run.conclude(name, status, hangs);
+        let [begun, rest] = begun.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        for said in [&begun, &rest].into_iter().filter(|said| !said.is_empty()) {
+            line(said);
+            run.note(said);
+        }
+        run.conclude(name, status, hangs, &begun).iter().for_each(|said| line(said));
         Ok(run)
     }
 
@@ -94,36 +107,82 @@ impl Run {
         }
     }
 
-    fn conclude(&mut self, name: &str, status: ExitStatus, hangs: bool) {
-        if hangs {
-            // libtest names them after a minute.
-            let slow = self.output.lines().filter_map(|line| {
-                let (test, _) = line.strip_prefix("test ")?.split_once(" has been running for")?;
-                let ended = format!("test {test} ... ");
-                (!self.output.contains(&ended)).then(|| format!("{test} (hangs)"))
-            });
-            let mut slow: Vec<String> = slow.collect();
-            slow.dedup();
-            if slow.is_empty() {
-                slow.push(format!("{name} (hangs)"));
-            }
-            self.failed.append(&mut slow);
-        } else if !status.success() && self.failed.is_empty() {
-            self.failed.push(format!("{name} ({status})"));
+    /// Takes how the program ended, with the line it had `begun`; what it would have said of that
+    /// itself: of every test that did not end, and the counts.
+    fn conclude(
+        &mut self,
+        name: &str,
+        status: ExitStatus,
+        hangs: bool,
+        begun: &str,
+    ) -> Vec<String> {
+        // A program that gave its counts and a failure has said everything.
+        let counted = self.output.lines().any(|line| line.starts_with("test result: "));
+        if !hangs && (status.success() || counted && !self.failed.is_empty()) {
+            return Vec::new();
         }
+        let how = if hangs { "hangs".to_owned() } else { status.to_string() };
+        // One test at a time is named before it runs, in the line that its end completes.
+        let mut tests: Vec<String> = running(begun).map(str::to_owned).into_iter().collect();
+        // Of many at once those are named that take longer than a minute.
+        tests.extend(self.slow());
+        tests.sort();
+        tests.dedup();
+        // A failed test explains a status, but neither a hang nor a signal.
+        let explained = !hangs && status.code().is_some() && !self.failed.is_empty();
+        if tests.is_empty() && !explained {
+            tests.push(name.to_owned());
+        }
+        let mut said: Vec<String> =
+            tests.iter().map(|test| format!("test {test} ... FAILED ({how})")).collect();
+        self.failed.extend(tests.iter().map(|test| format!("{test} ({how})")));
+        if !counted {
+            said.push(format!(
+                "\ntest result: FAILED. {} passed; {} failed; 0 ignored",
+                self.passed,
+                self.failed.len()
+            ));
+        }
+        said.iter().for_each(|line| self.output += &format!("{line}\n"));
+        said
+    }
+
+    /// The tests that were said to take long and have not ended.
+    fn slow(&self) -> Vec<String> {
+        let named = self.output.lines().filter_map(|line| {
+            let (test, _) = line.strip_prefix("test ")?.split_once(" has been running for")?;
+            let ended = format!("test {test} ... ");
+            (!self.output.contains(&ended)).then(|| test.to_owned())
+        });
+        named.collect()
     }
 }
 
-/// Sends what `from` says, line by line.
-fn forward(from: Option<impl Read + Send + 'static>, to: Sender<String>) {
+/// The test whose end this line waits for.
+fn running(begun: &str) -> Option<&str> {
+    let (test, how) = begun.strip_prefix("test ")?.split_once(" ... ")?;
+    (!how.starts_with("ok") && !how.starts_with("FAILED")).then_some(test)
+}
+
+/// Sends what `from` says, as soon as it does, with the number of the stream.
+fn forward(from: Option<impl Read + Send + 'static>, number: usize, to: Sender<(usize, Vec<u8>)>) {
     thread::spawn(move || {
-        let Some(from) = from else { return };
-        for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
-            if to.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+        let Some(mut from) = from else { return };
+        let mut bytes = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = from.read(&mut bytes) {
+            if to.send((number, bytes[..length].to_vec())).is_err() {
                 return;
             }
         }
     });
+}
+
+/// Takes the lines that are whole.
+fn whole_lines(begun: &mut Vec<u8>) -> Vec<String> {
+    let Some(end) = begun.iter().rposition(|&byte| byte == b'\n') else { return Vec::new() };
+    let rest = begun.split_off(end + 1);
+    let whole = std::mem::replace(begun, rest);
+    String::from_utf8_lossy(&whole[..end]).split('\n').map(str::to_owned).collect()
 }
 
 /// The threads of a process, which libtest names after their tests, and where in the kernel each
@@ -173,6 +232,30 @@ mod tests {
     fn a_program_that_fails_without_a_test_is_named() {
         let run = watch(SILENCE, "echo 'test a ... ok'; kill -9 $$");
         assert_eq!(run.failed, ["x: y (lib) (signal: 9 (SIGKILL))"]);
+        // What adds up the lines of all runners counts it too.
+        let said = "test x: y (lib) ... FAILED (signal: 9 (SIGKILL))\n\n\
+                    test result: FAILED. 1 passed; 1 failed; 0 ignored\n";
+        assert!(run.output.ends_with(said), "{}", run.output);
+    }
+
+    #[test]
+    fn a_program_that_said_everything_is_not_spoken_for() {
+        let script =
+            "echo 'test a ... FAILED'; echo 'test result: FAILED. 0 passed; 1 failed'; exit 101";
+        let run = watch(SILENCE, script);
+        assert_eq!(run.failed, ["a"]);
+        assert_eq!(run.output.matches("test result: ").count(), 1, "{}", run.output);
+    }
+
+    #[test]
+    fn a_test_that_runs_by_itself_is_named_by_the_line_it_has_begun() {
+        let script = "echo 'test a ... ok'; printf 'test b::c ... '; exec sleep 1000";
+        let run = watch(Duration::from_millis(500), script);
+        assert_eq!((run.passed, run.failed), (1, vec!["b::c (hangs)".to_owned()]));
+        let run = watch(SILENCE, "echo 'test a ... ok'; printf 'test b::c ... '; kill -9 $$");
+        assert_eq!(run.failed, ["b::c (signal: 9 (SIGKILL))"]);
+        let run = watch(SILENCE, "printf 'test a ... ok'");
+        assert_eq!((run.passed, run.failed), (1, Vec::new()), "a last line without an end");
     }
 
     #[test]
