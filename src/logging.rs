@@ -43,7 +43,12 @@ pub fn init(log: &Log) -> Result<(), LogError> {
     let filter = EnvFilter::builder()
         .parse(&log.level)
         .map_err(|source| LogError::Filter { filter: log.level.clone(), source })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A line that cannot be written (a full disk, a reader that is gone) is lost. To complain of it in
+    // the same place would panic, in the middle of a request.
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .log_internal_errors(false);
     match log.format {
         // The journal would store the escape sequences of colours as bytes.
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).finish().try_init(),

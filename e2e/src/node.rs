@@ -254,6 +254,19 @@ level = "{log}"
         self.start_daemon(&mut command)
     }
 
+    /// Starts the daemon with a log that takes nothing, as on a full disk.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn spawn_without_room_for_its_log(&mut self) -> Result<()> {
+        let daemon = self.command(&["serve"])?;
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec \"$@\" 2>/dev/full", "sh"]);
+        command.arg(daemon.get_program()).args(daemon.get_args());
+        command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.start_daemon(&mut command)
+    }
+
     fn start_daemon(&mut self, command: &mut Command) -> Result<()> {
         ensure!(self.daemon.is_none(), "the daemon runs already");
         let mut daemon = Program::start(command, &self.log_file())?;

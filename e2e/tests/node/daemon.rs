@@ -140,6 +140,18 @@ pub(crate) fn readiness_is_announced_and_sigterm_drains(fixture: &Fixture) -> Re
     Ok(())
 }
 
+pub(crate) fn a_log_that_takes_nothing_fails_no_request(fixture: &Fixture) -> Result<()> {
+    let mut node = Node::prepare(fixture.with_registries(Options::default()))?;
+    node.spawn_without_room_for_its_log()?;
+    let image = fixture.busybox(&node)?;
+    let pod_config = request::host_network_pod(&node, "silent");
+    let sleeper = request::container("c", &image, &["/bin/sleep", "1000"]);
+    let running = run_in(&node, pod_config, sleeper)?;
+    exec(&node, &running.id, &["/bin/true"])?;
+    node.cri().drop_pod(&running.pod)?;
+    node.terminate()
+}
+
 pub(crate) fn two_daemons_never_share_a_root(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
     // Another socket and another state directory do not make it another root.

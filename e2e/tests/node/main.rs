@@ -54,6 +54,7 @@ fn together() -> Vec<Case> {
         daemon::every_mistake_of_a_configuration_is_named_with_file_key_and_line,
         daemon::a_long_state_directory_is_as_good_as_a_short_one,
         daemon::readiness_is_announced_and_sigterm_drains,
+        daemon::a_log_that_takes_nothing_fails_no_request,
         daemon::two_daemons_never_share_a_root,
         daemon::a_missing_network_configuration_is_a_reason_in_status,
         crictl::every_command_works_with_runc,
