@@ -13,7 +13,7 @@ use crate::sys::{namespaces, tmpfs};
 
 use super::gate::Gate;
 use super::record::PodRecord;
-use super::{Parts, PodError, detach, pause, tell};
+use super::{Parts, PodError, detach, etc, pause, tell};
 
 /// Stops everything in the pod of `record`. Returns when no process of it is left.
 pub async fn stop(
@@ -37,11 +37,13 @@ pub async fn stop(
     release_namespaces(parts, record).await
 }
 
-/// Unpins the namespaces and unmounts /dev/shm.
+/// Unpins the namespaces and unmounts what the pod's containers wrote to.
 pub async fn release_namespaces(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodError> {
     let id = record.id;
     let (pins, shm) = (parts.layout.pod_namespaces(&id), parts.layout.pod_shm(&id));
+    let layout = parts.layout.clone();
     blocking(move || {
+        etc::unmount(&layout, &id)?;
         namespaces::unpin(&pins).map_err(|source| PodError::File {
             action: "unpin",
             path: pins.clone(),
