@@ -4,7 +4,7 @@
 //! root/ (durable)                        state/ (tmpfs, gone at reboot)
 //!   lock, identity                         lock, identity
 //!                                          crisol.sock (by default)
-//!   pods/ID.json        records            pods/ID/          resolv.conf, hostname, shm/
+//!   pods/ID.json        records            pods/ID/{etc,shm}/  mounts; resolv.conf, hostname
 //!   containers/ID.json  records            pods/ID/ns/       net, ipc, uts, pid, user: pinned
 //!   rw/ID/{upper,work}  writable layers    containers/ID/    bundle: config.json, rootfs/ (mount)
 //!   images/             the image store    containers/ID/monitor/  socket, exit record
@@ -142,13 +142,28 @@ impl Layout {
         self.owed_networks().join(id.to_string())
     }
 
+    /// Files of the pod's /etc: a file system of its own.
+    pub fn pod_etc(&self, id: &PodId) -> PathBuf {
+        self.pod(id).join("etc")
+    }
+
     /// The pod's /etc/resolv.conf.
     pub fn pod_resolv_conf(&self, id: &PodId) -> PathBuf {
-        self.pod(id).join("resolv.conf")
+        self.pod_etc(id).join("resolv.conf")
     }
 
     /// The pod's /etc/hostname.
     pub fn pod_hostname(&self, id: &PodId) -> PathBuf {
+        self.pod_etc(id).join("hostname")
+    }
+
+    /// /etc/resolv.conf of a pod from before its files had a file system of their own.
+    pub fn older_pod_resolv_conf(&self, id: &PodId) -> PathBuf {
+        self.pod(id).join("resolv.conf")
+    }
+
+    /// /etc/hostname of such a pod.
+    pub fn older_pod_hostname(&self, id: &PodId) -> PathBuf {
         self.pod(id).join("hostname")
     }
 

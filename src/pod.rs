@@ -21,6 +21,7 @@ pub mod checkpoint;
 pub mod detach;
 pub mod dial;
 pub mod error;
+pub mod etc;
 pub mod gate;
 pub mod parts;
 pub mod pause;
@@ -303,6 +304,7 @@ impl Pods {
     fn place(&self, record: &PodRecord) -> PodPlace {
         let layout = &self.parts.layout;
         let namespaces = layout.pod_namespaces(&record.id);
+        let (resolv_conf, hostname_file) = etc::paths(layout, &record.id);
         let spec = &record.spec;
         let pinned = |own: bool, name: &str| own.then(|| namespaces.join(name));
         PodPlace {
@@ -319,8 +321,8 @@ impl Pods {
                 .user_namespace
                 .as_ref()
                 .map(|ids| Mapping { namespace: namespaces.join("user"), ids: ids.clone() }),
-            resolv_conf: layout.pod_resolv_conf(&record.id),
-            hostname_file: layout.pod_hostname(&record.id),
+            resolv_conf,
+            hostname_file,
             shm: match spec.ipc {
                 NamespaceMode::Node => PathBuf::from("/dev/shm"),
                 _ => layout.pod_shm(&record.id),

@@ -13,7 +13,7 @@ use crate::sys::{namespaces, tmpfs};
 
 use super::record::PodRecord;
 use super::state::State;
-use super::{Parts, PodError, detach, tell};
+use super::{Parts, PodError, detach, etc, tell};
 
 /// Removes everything of the pod of `record`.
 pub async fn remove(parts: &Arc<Parts>, record: &PodRecord, told: &Told) -> Result<(), PodError> {
@@ -43,6 +43,7 @@ pub async fn remove(parts: &Arc<Parts>, record: &PodRecord, told: &Told) -> Resu
 
 /// Unpins, unmounts and deletes everything in the pod's run-time directory. Blocks; idempotent.
 pub fn files(layout: &Layout, id: &PodId) -> Result<(), PodError> {
+    etc::unmount(layout, id)?;
     let (dir, pins, shm) = (layout.pod(id), layout.pod_namespaces(id), layout.pod_shm(id));
     let failed = |action, path: &std::path::Path, source| PodError::File {
         action,

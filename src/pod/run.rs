@@ -4,9 +4,8 @@
 //! CNI's ADD is pushed before it is called, because a plugin may fail half-way.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,14 +18,14 @@ use crate::rootfs::mapping;
 use crate::steps::{Operation, blocking};
 use crate::sys::namespaces::{self, Namespace, PinRequest};
 use crate::sys::sysctl;
-use crate::sys::tmpfs;
+use crate::sys::tmpfs::{self, Tmpfs};
 use crate::sys::user_namespace::Mappings;
 use crate::undo::Undo;
 
 use super::record::PodRecord;
 use super::spec::PodSpec;
 use super::state::State;
-use super::{Parts, PodError, detach, pause, remove, tell};
+use super::{Parts, PodError, detach, etc, pause, remove, tell};
 
 /// Size of a pod's /dev/shm, as every container engine has it.
 const SHM_BYTES: u64 = 64 << 20;
@@ -174,13 +173,15 @@ fn files(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
         })?,
     };
     let owner = owner(spec);
-    write(&layout.pod_resolv_conf(id), &resolv, owner)?;
     let hostname = hostname_file::render(&record.hostname);
-    write(&layout.pod_hostname(id), hostname.as_bytes(), owner)?;
+    let contents = etc::Contents { resolv_conf: &resolv, hostname: hostname.as_bytes() };
+    etc::make(layout, id, &contents, owner)?;
     if spec.ipc != NamespaceMode::Node {
         let shm = layout.pod_shm(id);
         make(&shm, 0o755)?;
-        tmpfs::mount(&shm, SHM_BYTES, owner).map_err(|source| PodError::File {
+        // Writable for all in the pod.
+        let options = Tmpfs { bytes: SHM_BYTES, inodes: None, mode: 0o1777, owner };
+        tmpfs::mount(&shm, "shm", &options).map_err(|source| PodError::File {
             action: "mount tmpfs on",
             path: shm,
             source,
@@ -282,16 +283,4 @@ fn directory(path: &Path, mode: u32) -> Result<(), PodError> {
         path: path.to_owned(),
         source,
     })
-}
-
-fn write(path: &Path, bytes: &[u8], (uid, gid): (u32, u32)) -> Result<(), PodError> {
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    fs::write(path, bytes)
-        .and_then(|()| fs::set_permissions(path, readable))
-        .and_then(|()| chown(path, Some(uid), Some(gid)))
-        .map_err(|source: io::Error| PodError::File {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        })
 }

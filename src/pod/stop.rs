@@ -13,7 +13,7 @@ use crate::sys::{namespaces, tmpfs};
 
 use super::gate::Gate;
 use super::record::PodRecord;
-use super::{Parts, PodError, detach, pause, tell};
+use super::{Parts, PodError, detach, etc, pause, tell};
 
 /// Ends everything in the pod of `record`. Returns when no process of it is left.
 pub async fn end(
@@ -42,11 +42,13 @@ pub async fn give_back(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), Pod
     release_namespaces(parts, record).await
 }
 
-/// Unpins the namespaces and unmounts /dev/shm.
+/// Unpins the namespaces and unmounts what the pod's containers wrote to.
 async fn release_namespaces(parts: &Arc<Parts>, record: &PodRecord) -> Result<(), PodError> {
     let id = record.id;
     let (pins, shm) = (parts.layout.pod_namespaces(&id), parts.layout.pod_shm(&id));
+    let layout = parts.layout.clone();
     blocking(move || {
+        etc::unmount(&layout, &id)?;
         namespaces::unpin(&pins).map_err(|source| PodError::File {
             action: "unpin",
             path: pins.clone(),

@@ -76,7 +76,9 @@ mod tests {
         assert!(!is_mounted(&shm).expect("look"));
         fs::create_dir(&shm).expect("directory");
         assert!(!is_mounted(&shm).expect("look"));
-        crate::sys::tmpfs::mount(&shm, 4096, (0, 0)).expect("mount");
+        let options =
+            crate::sys::tmpfs::Tmpfs { bytes: 4096, inodes: None, mode: 0o700, owner: (0, 0) };
+        crate::sys::tmpfs::mount(&shm, "shm", &options).expect("mount");
         assert!(is_mounted(&shm).expect("look"));
         crate::sys::tmpfs::unmount(&shm).expect("unmount");
         assert!(!is_mounted(&shm).expect("look"));

@@ -1,4 +1,4 @@
-//! A tmpfs for a pod's /dev/shm.
+//! A tmpfs for what a pod's containers write: /dev/shm, and files of /etc.
 
 use std::io;
 use std::path::Path;
@@ -6,11 +6,26 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount as mount_fs, umount2};
 
-/// Mounts a tmpfs of at most `bytes` on `target`, writable for all as /dev/shm is, of this owner.
-pub fn mount(target: &Path, bytes: u64, (uid, gid): (u32, u32)) -> io::Result<()> {
+/// What a tmpfs may hold and whose it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Tmpfs {
+    /// Most bytes of all its files.
+    pub bytes: u64,
+    /// Most files and directories, its own one included; none = the kernel's default.
+    pub inodes: Option<u64>,
+    /// Permissions of its directory.
+    pub mode: u32,
+    /// User and group of its directory.
+    pub owner: (u32, u32),
+}
+
+/// Mounts a tmpfs on `target`: no programs, no devices. `name` is what mountinfo calls it.
+pub fn mount(target: &Path, name: &str, options: &Tmpfs) -> io::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let options = format!("mode=1777,size={bytes},uid={uid},gid={gid}");
-    mount_fs(Some("shm"), target, Some("tmpfs"), flags, Some(options.as_str()))?;
+    let Tmpfs { bytes, inodes, mode, owner: (uid, gid) } = options;
+    let inodes = inodes.map(|most| format!(",nr_inodes={most}")).unwrap_or_default();
+    let options = format!("mode={mode:o},size={bytes},uid={uid},gid={gid}{inodes}");
+    mount_fs(Some(name), target, Some("tmpfs"), flags, Some(options.as_str()))?;
     Ok(())
 }
 

@@ -41,6 +41,7 @@ mod support;
 mod trust;
 mod userns;
 mod volumes;
+mod walls;
 
 fn main() -> ExitCode {
     e2e::runner::main(&together(), &alone())
@@ -99,6 +100,8 @@ fn together() -> Vec<Case> {
         volumes::mounts_travel_as_asked_or_are_refused,
         volumes::options_and_recursive_read_only_are_in_the_kernel,
         volumes::a_volume_of_a_directory_of_ours_is_refused,
+        walls::a_container_that_fills_its_etc_takes_no_room_of_others,
+        walls::a_pod_of_an_older_daemon_keeps_its_plain_files,
         lifecycle::stop_signals_are_sent_by_number_and_reported,
         lifecycle::an_end_that_nobody_saw_is_told_as_that,
         lifecycle::a_start_that_fails_is_an_exit_with_a_log,

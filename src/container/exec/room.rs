@@ -36,8 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What is counted of output at once.
 const PAGE: usize = 64 << 10;
 
-/// Output that is kept at one time on the whole node, in pages: sixteen times what one command may
-/// have (R33). What commands write is up to their containers.
+/// Output that is kept at one time on the whole node beyond the first page of each stream, in pages:
+/// sixteen times what one command may have (R33). What commands write is up to their containers.
 const MAX_PAGES: usize = (256 << 20) / PAGE;
 
 /// Room for the output of all commands of the node.
@@ -62,6 +62,9 @@ impl Outputs {
 }
 
 /// The part of the room that one stream has taken; given back when dropped.
+///
+/// Its first page is always there, whatever others have taken: it costs no more than the buffer that
+/// the stream is read with, and it is all that a probe ever writes.
 #[derive(Debug)]
 pub struct Share {
     all: Arc<Semaphore>,
@@ -71,13 +74,18 @@ pub struct Share {
 impl Share {
     /// How many of `more` bytes still can be kept after `kept` have been.
     pub fn room(&mut self, kept: usize, more: usize) -> usize {
-        while kept + more > self.taken.len() * PAGE {
+        while kept + more > self.pages() {
             match self.all.clone().try_acquire_owned() {
                 Ok(page) => self.taken.push(page),
-                Err(_) => return self.taken.len() * PAGE - kept,
+                Err(_) => return self.pages() - kept,
             }
         }
         more
+    }
+
+    /// Bytes of the pages that it has.
+    fn pages(&self) -> usize {
+        (1 + self.taken.len()) * PAGE
     }
 }
 
@@ -164,14 +172,24 @@ mod tests {
     fn output_of_all_is_kept_as_far_as_there_is_room() {
         let outputs = Outputs::of(3);
         let (mut one, mut other) = (outputs.share(), outputs.share());
-        assert_eq!(one.room(0, 10), 10);
-        assert_eq!(one.room(10, PAGE), PAGE);
-        assert_eq!(other.room(0, PAGE + 1), PAGE);
-        assert_eq!(other.room(PAGE, 1), 0);
+        assert_eq!(one.room(0, PAGE + 10), PAGE + 10);
+        assert_eq!(one.room(PAGE + 10, PAGE), PAGE);
+        assert_eq!(other.room(0, 2 * PAGE + 1), 2 * PAGE);
+        assert_eq!(other.room(2 * PAGE, 1), 0);
         drop(one);
-        assert_eq!(other.room(PAGE, 1), 1);
+        assert_eq!(other.room(2 * PAGE, 1), 1);
         drop(other);
         assert_eq!(outputs.0.available_permits(), 3);
+    }
+
+    #[test]
+    fn a_little_output_is_kept_whatever_others_write() {
+        let outputs = Outputs::of(2);
+        let mut greedy = outputs.share();
+        assert_eq!(greedy.room(0, 100 * PAGE), 3 * PAGE);
+        let mut probe = outputs.share();
+        assert_eq!(probe.room(0, 7), 7);
+        assert_eq!(probe.room(7, PAGE), PAGE - 7);
     }
 
     #[tokio::test]

@@ -109,19 +109,17 @@ fn devpts(inputs: &Inputs<'_>) -> OciMount {
     mount("/dev/pts", "devpts", "devpts", &options)
 }
 
-/// What the pod's containers share.
+/// What the pod's containers share. The options are all named: a runtime takes away what is not.
 fn pod_mounts(inputs: &Inputs<'_>) -> [OciMount; 3] {
     let pod = inputs.pod;
     let access = if inputs.spec.security.readonly_rootfs { "ro" } else { "rw" };
+    let bind = |at, from, access| {
+        mount(at, "bind", from, &["rbind", "rprivate", "nosuid", "noexec", "nodev", access])
+    };
     [
-        mount(
-            "/dev/shm",
-            "bind",
-            pod.shm,
-            &["rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"],
-        ),
-        mount("/etc/resolv.conf", "bind", pod.resolv_conf, &["rbind", "rprivate", access]),
-        mount("/etc/hostname", "bind", pod.hostname_file, &["rbind", "rprivate", access]),
+        bind("/dev/shm", pod.shm, "rw"),
+        bind("/etc/resolv.conf", pod.resolv_conf, access),
+        bind("/etc/hostname", pod.hostname_file, access),
     ]
 }
 

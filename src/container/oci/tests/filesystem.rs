@@ -59,7 +59,9 @@ fn every_container_has_the_usual_mounts() {
     assert!(options(&fixture, "/sys/fs/cgroup").contains(&"ro".into()));
     assert!(options(&fixture, "/dev/pts").contains(&"gid=5".into()));
     assert_eq!(mount_at(&fixture, "/dev/shm")["source"], "/run/pod/shm");
-    assert_eq!(options(&fixture, "/etc/hostname"), ["rbind", "rprivate", "rw"]);
+    let bound = ["rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"];
+    assert_eq!(options(&fixture, "/etc/hostname"), bound);
+    assert_eq!(options(&fixture, "/etc/resolv.conf"), bound);
 }
 
 #[test]
