@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -383,22 +383,27 @@ async fn until(mut stopping: watch::Receiver<bool>) {
     stopping.wait_for(|stopping| *stopping).await.ok();
 }
 
-/// 0711 lets a process in a pod's user namespace reach what is mounted for it, and lists nothing.
+/// What is below belongs to root: in a writable layer lie set-user-id files of a container's making.
+///
+/// A runtime walks to a root file system as the root of the pod's user namespace, so that way, and
+/// nothing else, can be walked by anybody: at its end, each bundle is open to its own pod's root.
 fn directories(layout: &Layout) -> anyhow::Result<()> {
     let all = [
-        layout.root().to_owned(),
-        layout.state().to_owned(),
-        layout.pods(),
-        layout.bundles(),
-        layout.writable_layers(),
-        layout.checkpoints(),
-        layout.owed_networks(),
+        (layout.root().to_owned(), 0o700),
+        (layout.state().to_owned(), 0o711),
+        (layout.pods(), 0o700),
+        (layout.bundles(), 0o711),
+        (layout.runtime_roots(), 0o700),
+        (layout.writable_layers(), 0o700),
+        (layout.checkpoints(), 0o700),
+        (layout.owed_networks(), 0o700),
     ];
-    for dir in all {
+    for (dir, mode) in all {
         DirBuilder::new()
             .recursive(true)
+            .mode(mode)
             .create(&dir)
-            .and_then(|()| fs::set_permissions(&dir, PermissionsExt::from_mode(0o711)))
+            .and_then(|()| fs::set_permissions(&dir, PermissionsExt::from_mode(mode)))
             .with_context(|| format!("make {}", dir.display()))?;
     }
     Ok(())

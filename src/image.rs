@@ -44,7 +44,6 @@ pub use config::ImageConfig;
 pub use credentials::{Credentials, CredentialsError};
 pub use digest::Digest;
 pub use error::ImageError;
-pub(crate) use gc::remove_at;
 pub use reference::{Name, Reference, ReferenceError};
 pub use unpack::{UnpackError, lay_over};
 

@@ -192,8 +192,13 @@ impl Layout {
         self.bundle(id).join("monitor")
     }
 
+    /// State directories of the runtimes.
+    pub fn runtime_roots(&self) -> PathBuf {
+        self.state.join("runtimes")
+    }
+
     /// State directory for a runtime whose handler sets none.
     pub fn runtime_root(&self, handler: &str) -> PathBuf {
-        self.state.join("runtimes").join(handler)
+        self.runtime_roots().join(handler)
     }
 }

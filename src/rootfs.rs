@@ -14,6 +14,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::error::{Classify, Kind};
 use crate::sys::overlay::{self, Overlay};
+use crate::sys::tree;
 
 pub mod mapping;
 
@@ -119,12 +120,8 @@ pub fn mount(
     // A volatile mount leaves this behind and is refused where it is found. Within one boot, which
     // is as long as a writable layer lives, the page cache has everything and it means nothing.
     let incompatible = dirs.work.join("work/incompat");
-    match fs::remove_dir_all(&incompatible) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            return Err(RootfsError::Directory { path: incompatible, source });
-        }
-        _ => {}
-    }
+    tree::remove(&incompatible)
+        .map_err(|source| RootfsError::Directory { path: incompatible, source })?;
     // An overlay needs a lower directory; the still empty target serves an image without layers.
     let empty = [dirs.target.clone()];
     let overlay = Overlay {
@@ -147,6 +144,9 @@ pub fn mount_readonly(
     target: &Path,
     mapping: Option<&Mapping>,
 ) -> Result<(), RootfsError> {
+    if let Some(parent) = target.parent() {
+        make_dir(parent, 0o700)?;
+    }
     make_dir(target, 0o755)?;
     if layers.is_empty() {
         let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;

@@ -17,4 +17,5 @@ pub mod readiness;
 pub mod real_path;
 pub mod sysctl;
 pub mod tmpfs;
+pub mod tree;
 pub mod user_namespace;

@@ -1,17 +1,22 @@
 //! Writes a container's `config.json`: gathers what the pure part (`oci`) must not look up itself.
 
-use std::fs::{self, File};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
+use rustix::fs::{FileType, Stat};
 
 use crate::host::CgroupVersion;
 use crate::ids::ContainerId;
 use crate::image::Image;
 use crate::nri::wire::ContainerAdjustment;
+use crate::rootfs::Mapping;
 use crate::runtime::Features;
+use crate::sys::tree::Walk;
 
 use super::oci::{
     self, DeviceKind, HostDevice, HostFacts, ImageDefaults, Inputs, PodPaths, PodUserNamespace,
@@ -26,6 +31,9 @@ const MAX_PROFILE: u64 = 1 << 20;
 
 /// The most device nodes one container gets; a directory of devices is walked to here.
 const MAX_DEVICES: usize = 4096;
+
+/// The most files that a directory of devices may have, whatever they are.
+const MAX_DEVICE_FILES: usize = 65_536;
 
 /// Builds the configuration. Blocks.
 pub fn build(
@@ -104,6 +112,43 @@ pub fn adjust(
         record.updated = Some(tell::created_with(config)?);
     }
     Ok(())
+}
+
+/// Makes the directory of a bundle, for root alone. The root of a user namespace may walk through it
+/// to the root file system: by its group, which nobody else on the node has.
+pub fn directory(path: &Path, user: Option<&Mapping>) -> Result<(), ContainerError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path).and_then(|()| {
+        let Some(user) = user else { return Ok(()) };
+        let (_, gid) = user.owner((0, 0));
+        chown(path, None, Some(gid))?;
+        fs::set_permissions(path, Permissions::from_mode(0o710))
+    });
+    made.map_err(|source| ContainerError::File {
+        action: "make directory",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Closes a bundle of an older version, which let everybody walk through, to all but the root of its
+/// user namespace: the group of its writable layer. Blocks.
+pub fn tighten(parts: &Parts, id: &ContainerId) {
+    let path = parts.layout.bundle(id);
+    let close = || {
+        if path.symlink_metadata()?.mode() & 0o007 == 0 {
+            return Ok(());
+        }
+        let upper = parts.layout.writable_layer(id).join("upper").symlink_metadata();
+        let gid = upper.map_or(0, |upper| upper.gid());
+        chown(&path, None, Some(gid))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o710))
+    };
+    match close() {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "stays open to users of the node");
+        }
+        _ => {}
+    }
 }
 
 /// Writes the configuration into the bundle. Blocks.
@@ -200,48 +245,73 @@ fn devices(record: &ContainerRecord) -> Result<Vec<HostDevice>, ContainerError> 
     let spec = &record.spec;
     let mut found = Vec::new();
     if spec.security.privileged {
-        walk(Path::new("/dev"), Path::new("/dev"), "rwm", &mut found);
+        let dev = Path::new("/dev");
+        expand(dev, dev, "rwm", &mut found).map_err(|source| ContainerError::File {
+            action: "look for devices in",
+            path: dev.to_owned(),
+            source,
+        })?;
     }
     for (index, device) in spec.devices.iter().enumerate() {
         let before = found.len();
-        walk(&device.host_path, &device.container_path, &device.permissions, &mut found);
+        let refuse = |problem: String| ContainerError::Request {
+            field: format!("config.devices[{index}].host_path"),
+            problem: format!("{} {problem}", device.host_path.display()),
+        };
+        expand(&device.host_path, &device.container_path, &device.permissions, &mut found)
+            .map_err(|error| refuse(error.to_string()))?;
         if found.len() == before {
-            return Err(ContainerError::Request {
-                field: format!("config.devices[{index}].host_path"),
-                problem: format!("{} is no device and holds none", device.host_path.display()),
-            });
+            return Err(refuse("is no device and holds none".to_owned()));
         }
     }
     Ok(found)
 }
 
-fn walk(host: &Path, inside: &Path, permissions: &str, found: &mut Vec<HostDevice>) {
+fn expand(
+    host: &Path,
+    inside: &Path,
+    permissions: &str,
+    found: &mut Vec<HostDevice>,
+) -> io::Result<()> {
     // A node that goes meanwhile (a USB stick) is not there; that is no error.
-    let Ok(node) = fs::metadata(host) else { return };
-    let kind = node.file_type();
-    if kind.is_dir() {
-        let Ok(entries) = fs::read_dir(host) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            // Those the runtime makes itself, and links to nowhere, are no devices of the host.
-            let skipped = ["pts", "shm", "fd", "mqueue", "console", "core"];
-            if found.len() < MAX_DEVICES
-                && !skipped.iter().any(|skip| name == *skip)
-                && entry.file_type().is_ok_and(|kind| !kind.is_symlink())
-            {
-                walk(&entry.path(), &inside.join(name), permissions, found);
-            }
-        }
-    } else if kind.is_char_device() || kind.is_block_device() {
-        found.push(HostDevice {
-            path: inside.to_owned(),
-            kind: if kind.is_char_device() { DeviceKind::Char } else { DeviceKind::Block },
-            major: rustix::fs::major(node.rdev()),
-            minor: rustix::fs::minor(node.rdev()),
-            mode: node.mode() & 0o7777,
-            uid: node.uid(),
-            gid: node.gid(),
-            permissions: permissions.to_owned(),
-        });
+    let Ok(node) = rustix::fs::stat(host) else { return Ok(()) };
+    if FileType::from_raw_mode(node.st_mode) != FileType::Directory {
+        found.extend(device(&node, inside.to_owned(), permissions));
+        return Ok(());
     }
+    let mut walk = Walk::new(File::open(host)?.into())?;
+    for _ in 0..MAX_DEVICE_FILES {
+        let Some(entry) = walk.next_entry()? else { return Ok(()) };
+        // Those the runtime makes itself are no devices of the host.
+        let skipped = ["pts", "shm", "fd", "mqueue", "console", "core"];
+        if skipped.iter().any(|skip| entry.name.as_bytes() == skip.as_bytes()) {
+            walk.skip();
+            continue;
+        }
+        if found.len() < MAX_DEVICES {
+            let way = PathBuf::from(OsString::from_vec(walk.below()));
+            let path = inside.join(way).join(OsStr::from_bytes(entry.name.as_bytes()));
+            found.extend(device(&entry.stat, path, permissions));
+        }
+    }
+    Err(io::Error::other(format!("holds more than {MAX_DEVICE_FILES} files")))
+}
+
+/// The node at `path` inside, if it is a device.
+fn device(node: &Stat, path: PathBuf, permissions: &str) -> Option<HostDevice> {
+    let kind = match FileType::from_raw_mode(node.st_mode) {
+        FileType::CharacterDevice => DeviceKind::Char,
+        FileType::BlockDevice => DeviceKind::Block,
+        _ => return None,
+    };
+    Some(HostDevice {
+        path,
+        kind,
+        major: rustix::fs::major(node.st_rdev),
+        minor: rustix::fs::minor(node.st_rdev),
+        mode: node.st_mode & 0o7777,
+        uid: node.st_uid,
+        gid: node.st_gid,
+        permissions: permissions.to_owned(),
+    })
 }

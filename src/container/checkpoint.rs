@@ -9,7 +9,7 @@
 //! `checkpoint/`, `rootfs-diff.tar`, `deleted.files`). The container goes on in any case: the marker
 //! tells a daemon that finds it after a crash to thaw what its predecessor froze.
 
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ use crate::ids::ContainerId;
 use crate::runtime::RuntimeError;
 use crate::runtime::checkpoint::CheckpointDirs;
 use crate::steps::{Operation, blocking};
+use crate::sys::tree;
 
 use super::{ContainerError, ContainerRecord, Parts, stop};
 
@@ -208,13 +209,7 @@ pub async fn capture(
 /// Removes the marker of a container that is not frozen, with what was captured into it.
 pub async fn clear(parts: &Arc<Parts>, id: ContainerId) -> Result<(), ContainerError> {
     let marker = parts.layout.checkpoint(&id);
-    blocking(move || match fs::remove_dir_all(&marker) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(file("remove", &marker, source))
-        }
-        _ => Ok(()),
-    })
-    .await
+    blocking(move || tree::remove(&marker).map_err(|source| file("remove", &marker, source))).await
 }
 
 fn runtime_error(id: ContainerId, source: RuntimeError) -> ContainerError {

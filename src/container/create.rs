@@ -248,10 +248,8 @@ fn mount_rootfs(
         work: layer.join("work"),
         target: parts.layout.rootfs(&record.id),
     };
-    // A user namespace's root must be able to walk through to the root file system.
-    let bundle_mode = if mapping.is_some() { 0o711 } else { 0o700 };
-    directory(&parts.layout.bundle(&record.id), bundle_mode)?;
-    directory(&layer, 0o711)?;
+    bundle::directory(&parts.layout.bundle(&record.id), mapping.as_ref())?;
+    directory(&layer, 0o700)?;
     let options = RootfsOptions { mapping, ..RootfsOptions::default() };
     rootfs::mount(&image.layers, &dirs, &options)
         .map_err(|source| ContainerError::Rootfs { id: record.id, source })

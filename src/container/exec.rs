@@ -5,7 +5,9 @@
 //! is one that somebody talks to.
 
 use std::fs;
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -147,7 +149,11 @@ fn describe(
     let Config { process } =
         serde_json::from_slice(&text).map_err(|source| failed("read", config, source.into()))?;
     let process = oci::exec_process(process, command, terminal);
-    fs::write(target, process.to_string()).map_err(|source| failed("write", target, source))
+    // The environment has secrets, and the bundle may be open to a pod's user namespace.
+    let mut options = fs::File::options();
+    let made = options.write(true).create(true).truncate(true).mode(0o600).open(target);
+    made.and_then(|mut file| file.write_all(process.to_string().as_bytes()))
+        .map_err(|source| failed("write", target, source))
 }
 
 fn read_pipe(record: &ContainerRecord) -> Result<(pipe::Receiver, OwnedFd), ContainerError> {

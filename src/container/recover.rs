@@ -21,7 +21,8 @@ use crate::steps::blocking;
 use super::record::{ContainerRecord, Ended, now_ns};
 use super::state::State;
 use super::{
-    ContainerError, Containers, Key, Parts, actor, checkpoint, cleanup, exec, remove, restore, stop,
+    ContainerError, Containers, Key, Parts, actor, bundle, checkpoint, cleanup, exec, remove,
+    restore, stop,
 };
 
 /// Containers looked at side by side.
@@ -83,6 +84,7 @@ impl Containers {
             State::Creating | State::Removing => abandon(parts, record).await.map(|()| None),
             _ => {
                 exec::sweep(&parts.layout.bundle(&id));
+                bundle::tighten(parts, &id);
                 checkpoint::recover(parts, &record);
                 revive(parts, record).await.map(Some)
             }

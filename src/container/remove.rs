@@ -3,13 +3,12 @@
 //! The log stays: it is the kubelet's. The record says Removing before anything goes, so that a
 //! restart finishes the work, and goes last.
 
-use std::fs;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::ids::ContainerId;
 use crate::monitor;
+use crate::sys::tree;
 
 use super::state::State;
 use super::{ContainerError, ContainerRecord, Parts};
@@ -43,13 +42,12 @@ pub fn files(parts: &Parts, id: &ContainerId) -> Result<(), ContainerError> {
 
 /// Removes a directory of ours and everything in it; absent is fine.
 ///
-/// Nothing may be mounted below it: what is left of a mount is refused by the kernel (EBUSY), and
-/// nothing of a foreign file system is deleted, because the unmount came first.
+/// Nothing may be mounted below it: what is left of a mount is refused, and nothing of
+/// a foreign file system is deleted.
 fn directory(path: &Path) -> Result<(), ContainerError> {
-    match fs::remove_dir_all(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(ContainerError::File { action: "remove", path: path.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
+    tree::remove(path).map_err(|source| ContainerError::File {
+        action: "remove",
+        path: path.to_owned(),
+        source,
+    })
 }

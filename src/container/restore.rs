@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::ids::ContainerId;
 use crate::monitor::ProcessId;
 use crate::steps::{Operation, blocking};
+use crate::sys::tree;
 
 use super::{ContainerError, ContainerRecord, Parts, checkpoint, launch};
 
@@ -93,7 +94,7 @@ pub async fn restore(
             operation.step("images");
             let images = parts.layout.restored_images(&id);
             // What is left of them goes with the container.
-            if let Err(error) = blocking(move || fs::remove_dir_all(images)).await {
+            if let Err(error) = blocking(move || tree::remove(&images)).await {
                 tracing::warn!(container = %id, %error, "remove the images of its processes");
             }
             Ok(process)
@@ -127,7 +128,7 @@ pub async fn forget(parts: &Arc<Parts>, record: &ContainerRecord) -> Result<(), 
     deleted.map_err(|source| ContainerError::Runtime { id, source })?;
     let removed = {
         let dir = dir.clone();
-        blocking(move || fs::remove_dir_all(dir)).await
+        blocking(move || tree::remove(&dir)).await
     };
     removed.map_err(|source| ContainerError::File { action: "remove", path: dir, source })
 }

@@ -230,7 +230,8 @@ pub struct Security {
     pub selinux: Option<SelinuxOptions>,
     /// Forbid gaining privileges through execve.
     pub no_new_privs: bool,
-    /// Paths to hide. When this or `readonly_paths` is given, both replace the defaults.
+    /// Paths to hide instead of the defaults; empty = the defaults, unless both lists are empty in a
+    /// pod with a user namespace.
     pub masked_paths: Vec<PathBuf>,
     /// Paths made read-only.
     pub readonly_paths: Vec<PathBuf>,

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,7 +45,13 @@ pub(super) fn records(
 
 /// Two daemons never share a root or a state. The lock goes with the process.
 fn lock(path: &Path) -> anyhow::Result<File> {
-    let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
+    // Whoever can open it can hold the lock.
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let open = options.open(path).and_then(|file| {
+        file.set_permissions(PermissionsExt::from_mode(0o600))?;
+        Ok(file)
+    });
     let mut file = open.with_context(|| format!("open {}", path.display()))?;
     // RACE: a program that a killed daemon was just starting holds its lock up to its execve(2).
     let tries = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();

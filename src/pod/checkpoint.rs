@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::container::checkpoint::DEFAULT_LIMIT;
 use crate::ids::IdQuery;
 use crate::steps::blocking;
+use crate::sys::tree;
 
 use super::record::PodRecord;
 use super::{Parts, PodError};
@@ -88,7 +89,7 @@ fn empty(output: &Path) -> io::Result<()> {
     for entry in fs::read_dir(output)? {
         let entry = entry?;
         match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
+            true => tree::remove(&entry.path())?,
             false => fs::remove_file(entry.path())?,
         }
     }

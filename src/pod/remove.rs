@@ -1,15 +1,13 @@
 //! Removes a stopped pod: containers, control group, files, record. Idempotent; the record says
 //! Removing before anything goes, so that a restart finishes the work, and goes last.
 
-use std::fs;
-use std::io;
 use std::sync::Arc;
 
 use crate::ids::PodId;
 use crate::nri::Told;
 use crate::path::Layout;
 use crate::steps::blocking;
-use crate::sys::{namespaces, tmpfs};
+use crate::sys::{namespaces, tmpfs, tree};
 
 use super::record::PodRecord;
 use super::state::State;
@@ -52,10 +50,5 @@ pub fn files(layout: &Layout, id: &PodId) -> Result<(), PodError> {
     };
     namespaces::unpin(&pins).map_err(|source| failed("unpin", &pins, source))?;
     tmpfs::unmount(&shm).map_err(|source| failed("unmount", &shm, source))?;
-    match fs::remove_dir_all(&dir) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(failed("remove", &dir, source))
-        }
-        _ => Ok(()),
-    }
+    tree::remove(&dir).map_err(|source| failed("remove", &dir, source))
 }

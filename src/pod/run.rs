@@ -160,7 +160,7 @@ async fn steps(
 fn files(parts: &Parts, record: &PodRecord) -> Result<(), PodError> {
     let (layout, spec, id) = (&parts.layout, &record.spec, &record.id);
     let make = |path: &Path, mode| directory(path, mode);
-    make(&layout.pod(id), 0o711)?;
+    make(&layout.pod(id), 0o700)?;
     if let Some(logs) = &spec.log_directory {
         make(logs, 0o755)?;
     }

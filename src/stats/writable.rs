@@ -1,18 +1,24 @@
 //! Space taken by containers' writable layers, measured in the background: no request walks a
 //! directory or waits for a disk.
 //!
-//! Layers are walked one after the other, each anew after a while, with a pause after each that is
-//! a multiple of the walk: however much there is, walking takes a twentieth of one processor.
+//! Layers are walked in turn, each anew after a while, with a pause after each look that is a
+//! multiple of the look: however much there is, walking takes a twentieth of one processor. A look
+//! has a bounded number of entries; the walk of a layer that has more goes on when it is its turn
+//! again, so that it holds up nobody else's.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::FileType;
+
 use crate::ids::ContainerId;
 use crate::steps::blocking;
+use crate::sys::tree::Walk;
 
 use super::devices;
 
@@ -24,6 +30,9 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// The pause after a walk, as a multiple of what the walk took.
 const REST: u32 = 19;
+
+/// Entries looked at before the next layer has its turn: some tenths of a second.
+const TURN: u32 = 20_000;
 
 /// Entries looked at in one walk. A layer of more is counted as far as this.
 const MAX_ENTRIES: u64 = 2_000_000;
@@ -86,6 +95,8 @@ struct Known {
 struct Layer {
     usage: LayerUsage,
     due: Instant,
+    /// The walk that has not come to its end.
+    unfinished: Option<Box<Count>>,
 }
 
 impl WritableLayers {
@@ -170,9 +181,27 @@ impl WritableLayers {
     fn measure_one(&self, name: String) -> Duration {
         let began = Instant::now();
         let dir = self.0.dir.join(&name);
-        let usage = measure(&dir);
+        let (before, count) = match self.lock().layers.get_mut(&name) {
+            Some(layer) => (Some(layer.usage), layer.unfinished.take()),
+            None => (None, None),
+        };
+        let mut count = match count.map_or_else(|| Count::new(&dir).map(Box::new), Ok) {
+            Ok(count) => count,
+            // It went meanwhile, or is looked at the next time.
+            Err(_) => return began.elapsed(),
+        };
+        let done = count.go_on(TURN);
         if dir.exists() {
-            let layer = Layer { usage, due: Instant::now() + PERIOD };
+            let at = Instant::now();
+            // Until all of it is counted, what it had before is nearer to the truth, unless it is less.
+            let usage = match before {
+                Some(before) if !done && before.used_bytes > count.usage.used_bytes => before,
+                _ => count.usage,
+            };
+            let layer = match done {
+                true => Layer { usage, due: at + PERIOD, unfinished: None },
+                false => Layer { usage, due: at, unfinished: Some(count) },
+            };
             self.lock().layers.insert(name, layer);
         }
         began.elapsed()
@@ -195,29 +224,40 @@ impl WritableLayers {
     }
 }
 
-fn measure(dir: &Path) -> LayerUsage {
-    let mut usage = LayerUsage { used_bytes: 0, inodes_used: 0, at: SystemTime::now() };
-    let mut waiting = vec![dir.to_owned()];
-    // Inodes with several names.
-    let mut seen = HashSet::new();
-    while let Some(dir) = waiting.pop() {
-        // What goes while it is looked at is not there.
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            if usage.inodes_used >= MAX_ENTRIES {
-                return usage;
-            }
-            let Ok(found) = entry.metadata() else { continue };
-            if !found.is_dir() && found.nlink() > 1 && !seen.insert(found.ino()) {
+/// A walk through a layer, and what it has found so far.
+#[derive(Debug)]
+struct Count {
+    walk: Walk,
+    usage: LayerUsage,
+    /// Inodes with several names.
+    seen: HashSet<u64>,
+}
+
+impl Count {
+    fn new(dir: &Path) -> io::Result<Self> {
+        let usage = LayerUsage { used_bytes: 0, inodes_used: 0, at: SystemTime::now() };
+        Ok(Self { walk: Walk::new(File::open(dir)?.into())?, usage, seen: HashSet::new() })
+    }
+
+    /// Looks at so many entries more; says whether that were all. Blocks.
+    fn go_on(&mut self, entries: u32) -> bool {
+        for _ in 0..entries {
+            // What cannot be read is not counted.
+            let Ok(Some(entry)) = self.walk.next_entry() else { return true };
+            let found = &entry.stat;
+            let several = found.st_nlink > 1 && entry.kind() != FileType::Directory;
+            if several && !self.seen.insert(found.st_ino) {
                 continue;
             }
-            usage.inodes_used += 1;
-            usage.used_bytes += found.blocks() * 512; // stat(2): always of 512 bytes
-            if found.is_dir() {
-                waiting.push(entry.path());
+            self.usage.inodes_used += 1;
+            // stat(2): always of 512 bytes
+            self.usage.used_bytes += u64::try_from(found.st_blocks).unwrap_or(0) * 512;
+            if self.usage.inodes_used >= MAX_ENTRIES {
+                return true;
             }
         }
+        false
     }
-    usage
 }
 
 #[cfg(test)]
@@ -225,6 +265,59 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    fn measure(dir: &Path) -> LayerUsage {
+        let mut count = Count::new(dir).unwrap();
+        while !count.go_on(2) {}
+        count.usage
+    }
+
+    /// Names that are together longer than any path may be.
+    #[test]
+    fn what_lies_deep_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut here = rustix::fs::openat(
+            rustix::fs::CWD,
+            dir.path(),
+            rustix::fs::OFlags::RDONLY,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap();
+        let name = "d".repeat(200);
+        for _ in 0..100 {
+            rustix::fs::mkdirat(&here, &name, rustix::fs::Mode::RWXU).unwrap();
+            let flags = rustix::fs::OFlags::RDONLY;
+            here = rustix::fs::openat(&here, &name, flags, rustix::fs::Mode::empty()).unwrap();
+        }
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE;
+        let file = rustix::fs::openat(&here, "f", flags, rustix::fs::Mode::RUSR).unwrap();
+        rustix::io::write(&file, &vec![1; 1 << 20]).unwrap();
+        let found = measure(dir.path());
+        assert_eq!(found.inodes_used, 101);
+        assert!(found.used_bytes >= 1 << 20, "{found:?}");
+        crate::sys::tree::remove(&dir.path().join(name)).unwrap();
+    }
+
+    #[test]
+    fn a_large_layer_takes_turns_with_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let layers = WritableLayers::new(dir.path().to_owned());
+        let (large, small) = (ContainerId::from_bytes([1; 32]), ContainerId::from_bytes([2; 32]));
+        for (id, files) in [(large, TURN + 10), (small, 1)] {
+            let layer = dir.path().join(id.to_string());
+            fs::create_dir(&layer).unwrap();
+            for file in 0..files {
+                fs::write(layer.join(file.to_string()), "").unwrap();
+            }
+        }
+        layers.measure_one(large.to_string());
+        assert_eq!(layers.layer(&large).unwrap().inodes_used, u64::from(TURN));
+        assert_eq!(layers.due(), [small.to_string(), large.to_string()]);
+        layers.measure_one(small.to_string());
+        layers.measure_one(large.to_string());
+        assert_eq!(layers.layer(&large).unwrap().inodes_used, u64::from(TURN) + 10);
+        assert!(layers.due().is_empty());
+    }
 
     #[test]
     fn files_in_all_depths_are_counted_once() {

@@ -289,6 +289,7 @@ fn pin_owned(
 fn set_up(request: &PinRequest<'_>) -> Result<(), NamespaceError> {
     if request.namespaces.contains(&Namespace::Network) {
         bring_loopback_up().map_err(NamespaceError::Loopback)?;
+        ignore_router_advertisements();
     }
     if let Some(hostname) = request.hostname {
         sethostname(hostname).map_err(|errno| NamespaceError::Hostname {
@@ -300,6 +301,20 @@ fn set_up(request: &PinRequest<'_>) -> Result<(), NamespaceError> {
         write_sysctl(key, value, request).map_err(NamespaceError::Sysctl)?;
     }
     Ok(())
+}
+
+/// On a network that pods share, each could otherwise become the others' default route by a packet
+/// of its own. Interfaces that come later take after `default`. A pod that wants them asks for them.
+fn ignore_router_advertisements() {
+    for interface in ["all", "default"] {
+        let path = format!("/proc/sys/net/ipv6/conf/{interface}/accept_ra");
+        match std::fs::write(&path, "0") {
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(path, %error, "router advertisements are accepted"),
+            Ok(()) => {}
+        }
+    }
 }
 
 /// Some parameters of IPC are their namespace's root's alone, whatever else a process may do (the

@@ -1,7 +1,8 @@
-//! Images that want to reach the node.
+//! Images and containers that want to reach the node, or to break what runs on it.
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use crisol::cri::pb;
@@ -10,8 +11,12 @@ use e2e::request;
 use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
 
-use crate::support::{END, add, ended};
 use e2e::wait::eventually;
+
+use crate::support::{END, add, ended};
+
+/// How long figures of a layer may take: layers are measured every ten seconds, one after the other.
+const MEASURED: Duration = Duration::from_secs(60);
 
 pub(crate) fn an_images_links_lead_nowhere_on_the_node(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();
@@ -102,4 +107,42 @@ fn volume(host: &Path, path: &str) -> pb::Mount {
         container_path: path.to_owned(),
         ..pb::Mount::default()
     }
+}
+
+/// Directories in directories, seven times as deep as a path can tell of.
+const DEEP: &str = "cd /tmp; way=d; i=0; while [ $i -lt 999 ]; do way=$way/d; i=$((i+1)); done
+                    i=0; while [ $i -lt 7 ]; do mkdir -p $way && cd -P $way || exit 1; i=$((i+1)); done
+                    echo made";
+
+pub(crate) fn seven_thousand_nested_directories_are_removed(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let (before, daemon) = (node.traces(), node.pid()?);
+    let pod_config = request::host_network_pod(&node, "deep");
+    let pod = node.cri().run_pod(&pod_config)?;
+    let deep = add(&node, &pod, &pod_config, request::shell("deep", &image, DEEP))?;
+    node.cri().start(&deep.id)?;
+    let status = ended(&node, &deep.id)?;
+    ensure!(status.exit_code == 0 && deep.printed()? == ["made"], "{status:?}");
+    // The statistics of its layer count every one of them.
+    eventually("the layer is measured", MEASURED, || {
+        let stats = node.cri().container_stats(&deep.id)?;
+        let inodes = stats.writable_layer.and_then(|layer| layer.inodes_used);
+        ensure!(inodes.as_ref().is_some_and(|inodes| inodes.value > 7_000), "{inodes:?}");
+        Ok(())
+    })?;
+    node.cri().remove(&deep.id)?;
+    // All devices of a directory without end are asked for.
+    let mut config = request::shell("all", &image, "true");
+    config.devices = vec![pb::Device {
+        host_path: "/".to_owned(),
+        container_path: "/dev/all".to_owned(),
+        permissions: "r".to_owned(),
+    }];
+    let refused = add(&node, &pod, &pod_config, config).err();
+    let said = refused.map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(said.contains("config.devices[0].host_path"), "{said}");
+    ensure!(node.pid()? == daemon && host::process(daemon).is_some(), "the daemon has ended");
+    node.cri().drop_pod(&pod)?;
+    ensure_nothing_new(&before, || node.traces())
 }

@@ -5,10 +5,12 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
 use e2e::node::{Node, Options};
+use e2e::program::{output, run_with_input};
 use e2e::request::{self, namespaces, resources, security};
 use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
@@ -340,4 +342,74 @@ pub(crate) fn what_cannot_be_is_refused_by_the_name_of_its_field(fixture: &Fixtu
     volume.uid_mappings = range(0, ROOT + 1, LENGTH);
     config.mounts = vec![volume];
     refused(&config, "config.mounts[0]")
+}
+
+/// What lies below root and state, and what it is that a user of the node may do with it.
+fn open_to_nobody(node: &Node) -> Result<Vec<String>> {
+    let (root, state) = (node.root(), node.state());
+    let find = [root.display().to_string(), state.display().to_string()];
+    let all = output("find", find.iter().map(String::as_str).chain(["-maxdepth", "7"]))?;
+    let mut nobody = Command::new("setpriv");
+    nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c"]);
+    nobody.arg(
+        "while read -r path; do for may in r w x; do
+             test -$may \"$path\" && echo \"$may $path\"
+         done; done; exit 0",
+    );
+    let said = run_with_input(&mut nobody, all.as_bytes())?.ok()?;
+    // A runtime walks this way as the root of a pod's user namespace.
+    let way = [state.clone(), state.join("containers")].map(|dir| format!("x {}", dir.display()));
+    ensure!(way.iter().all(|dir| said.lines().any(|line| line == dir)), "{said}");
+    Ok(said.lines().filter(|line| !way.iter().any(|dir| dir == line)).map(str::to_owned).collect())
+}
+
+pub(crate) fn nobody_on_the_node_enters_what_is_the_runtimes(fixture: &Fixture) -> Result<()> {
+    let mut node = node(fixture)?;
+    let image = fixture.busybox(&node)?;
+    let volume = pb::Mount {
+        image: Some(pb::ImageSpec { image: image.clone(), ..Default::default() }),
+        container_path: "/image".to_owned(),
+        readonly: true,
+        ..pb::Mount::default()
+    };
+    let sleeper = |name: &str| request::container(name, &image, &["/bin/sleep", "1000"]);
+    let mapped = run_in(&node, &pod(&node, "mapped"), sleeper("mapped"))?;
+    let mut config = sleeper("plain");
+    config.mounts.push(volume);
+    let plain = crate::support::run_in(&node, request::pod(&node, "plain"), config)?;
+    // What a container can make: a program that would run as root, if it could be reached.
+    let set_uid =
+        "cp /bin/busybox /tmp/rootshell && chmod 4755 /tmp/rootshell && echo x >/dev/shm/x";
+    let wait = "while [ ! -e /tmp/done ]; do sleep 0.05; done";
+    std::thread::scope(|scope| {
+        let in_flight: Vec<_> = [&mapped, &plain]
+            .map(|running| scope.spawn(|| exec(&node, &running.id, &["/bin/sh", "-c", wait])))
+            .into_iter()
+            .collect();
+        let looked = [&mapped, &plain]
+            .into_iter()
+            .try_for_each(|running| exec(&node, &running.id, &["/bin/sh", "-c", set_uid]).map(drop))
+            .and_then(|()| open_to_nobody(&node));
+        for running in [&mapped, &plain] {
+            exec(&node, &running.id, &["/bin/touch", "/tmp/done"])?;
+        }
+        for command in in_flight {
+            command.join().expect("no panic")?;
+        }
+        let open = looked?;
+        ensure!(open.is_empty(), "open to everybody:\n  {}", open.join("\n  "));
+        anyhow::Ok(())
+    })?;
+    // What an older version left open is closed at the start.
+    for dir in [node.root(), node.root().join("rw")] {
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+    }
+    node.restart()?;
+    let open = open_to_nobody(&node)?;
+    ensure!(open.is_empty(), "open to everybody:\n  {}", open.join("\n  "));
+    exec(&node, &mapped.id, &["/bin/true"])?;
+    for running in [&mapped, &plain] {
+        node.cri().drop_pod(&running.pod)?;
+    }
+    Ok(())
 }

@@ -4,13 +4,22 @@
 //! The writable layer is the container's own work: nothing in it is followed, and what no archive
 //! can hold (sockets) is left out.
 
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use super::file;
 use crate::container::{ContainerError, ContainerRecord, Parts};
+use crate::sys::tree::Walk;
+
+/// Longest list of attributes, and longest attribute, that the kernel has (xattr(7)).
+const XATTR_MAX: usize = 64 << 10;
 
 /// Writes both into `stage`.
 pub(super) fn write(
@@ -35,48 +44,103 @@ pub(super) fn write(
 /// Archives the new and changed files of `upper`; returns what is gone.
 fn changes(upper: &Path, layers: &[PathBuf], archive: impl Write) -> io::Result<Vec<String>> {
     let mut tar = tar::Builder::new(archive);
-    tar.follow_symlinks(false);
-    let (mut deleted, mut todo) = (Vec::new(), vec![PathBuf::new()]);
-    while let Some(below) = todo.pop() {
-        let mut names: Vec<_> =
-            fs::read_dir(upper.join(&below))?.collect::<io::Result<Vec<_>>>()?;
-        names.sort_by_key(fs::DirEntry::file_name);
-        if is_opaque(&upper.join(&below)) {
-            deleted.extend(hidden(upper, layers, &below));
-        }
-        for name in names {
-            let inside = below.join(name.file_name());
-            let found = name.metadata()?;
-            let kind = found.file_type();
-            if kind.is_char_device() && found.rdev() == 0 {
-                deleted.push(inside.to_string_lossy().into_owned());
-            } else if !kind.is_socket() {
-                tar.append_path_with_name(name.path(), &inside)?;
-                if kind.is_dir() {
-                    todo.push(inside);
-                }
+    let mut deleted = Vec::new();
+    let mut walk = Walk::new(File::open(upper)?.into())?;
+    let mut last = None;
+    while let Some(entry) = walk.next_entry()? {
+        let below = PathBuf::from(OsString::from_vec(walk.below()));
+        if last.as_ref() != Some(&below) {
+            if is_opaque(walk.here()?) {
+                deleted.extend(hidden(walk.here()?, layers, &below));
             }
+            last = Some(below.clone());
+        }
+        let inside = below.join(OsStr::from_bytes(entry.name.as_bytes()));
+        if entry.kind() == FileType::CharacterDevice && entry.stat.st_rdev == 0 {
+            deleted.push(inside.to_string_lossy().into_owned());
+        } else if entry.kind() != FileType::Socket {
+            append(&mut tar, walk.here()?, &entry.name, &inside)?;
         }
     }
     tar.into_inner()?.flush()?;
     Ok(deleted)
 }
 
+/// Appends the file `name` of `dir`, whatever it is, with its attributes.
+fn append(
+    tar: &mut tar::Builder<impl Write>,
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    inside: &Path,
+) -> io::Result<()> {
+    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = rustix::fs::openat(dir, name, OFlags::PATH | flags, Mode::empty())?;
+    let found = File::from(found);
+    let metadata = found.metadata()?;
+    let kept = xattrs(dir, name)?;
+    tar.append_pax_extensions(kept.iter().map(|(name, value)| (name.as_str(), value.as_slice())))?;
+    if metadata.is_file() {
+        // O_NONBLOCK: opening a FIFO without a writer would wait forever, open(2).
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | flags;
+        let mut file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
+        return match file.metadata()?.is_file() {
+            true => tar.append_file(inside, &mut file),
+            false => Err(io::Error::other(format!("{} changes", inside.display()))),
+        };
+    }
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(&metadata);
+    header.set_size(0);
+    if metadata.is_symlink() {
+        let target = rustix::fs::readlinkat(&found, c"", Vec::new())?;
+        return tar.append_link(&mut header, inside, OsStr::from_bytes(target.as_bytes()));
+    }
+    tar.append_data(&mut header, inside, io::empty())
+}
+
+/// The attributes of a file that are its own: the kernel's and the overlay's are not.
+fn xattrs(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Vec<(String, Vec<u8>)>> {
+    // Neither a link nor a device can be opened for this; the way through /proc opens neither.
+    let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+    path.push(OsStr::from_bytes(name.to_bytes()));
+    let mut names = vec![0; XATTR_MAX];
+    let length = match rustix::fs::llistxattr(&path, names.as_mut_slice()) {
+        Err(Errno::OPNOTSUPP) => 0,
+        length => length?,
+    };
+    let mut found = Vec::new();
+    for name in names[..length].split(|byte| *byte == 0) {
+        let is_kept = name.starts_with(b"user.") || name == b"security.capability";
+        let Some(text) = std::str::from_utf8(name).ok().filter(|_| is_kept) else { continue };
+        let mut value = vec![0; XATTR_MAX];
+        let length = match rustix::fs::lgetxattr(&path, name, value.as_mut_slice()) {
+            Err(Errno::NODATA) => continue,
+            length => length?,
+        };
+        value.truncate(length);
+        found.push((format!("SCHILY.xattr.{text}"), value));
+    }
+    Ok(found)
+}
+
 /// Whether a directory hides all of the image's below it (overlayfs: `trusted.overlay.opaque`).
-fn is_opaque(dir: &Path) -> bool {
+fn is_opaque(dir: BorrowedFd<'_>) -> bool {
     let mut value = [0; 1];
-    matches!(rustix::fs::lgetxattr(dir, c"trusted.overlay.opaque", &mut value), Ok(1))
+    matches!(rustix::fs::fgetxattr(dir, c"trusted.overlay.opaque", &mut value), Ok(1))
         && value == *b"y"
 }
 
 /// What the image has in a directory that hides it, unless it is there again.
-fn hidden(upper: &Path, layers: &[PathBuf], below: &Path) -> Vec<String> {
+fn hidden(dir: BorrowedFd<'_>, layers: &[PathBuf], below: &Path) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for layer in layers {
-        let Ok(entries) = fs::read_dir(layer.join(below)) else { continue };
+        // A link of the image's is no directory that could be hidden.
+        let Some(entries) = plain_directory(layer, below) else { continue };
         for entry in entries.flatten() {
-            let inside = below.join(entry.file_name());
-            if upper.join(&inside).symlink_metadata().is_err() {
+            let name = entry.file_name();
+            let there = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+            if !there && !matches!(name.to_bytes(), b"." | b"..") {
+                let inside = below.join(OsStr::from_bytes(name.to_bytes()));
                 names.push(inside.to_string_lossy().into_owned());
             }
         }
@@ -84,6 +148,16 @@ fn hidden(upper: &Path, layers: &[PathBuf], below: &Path) -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// A directory of a layer, if no link leads there.
+fn plain_directory(layer: &Path, below: &Path) -> Option<Dir> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let layer = File::open(layer).ok()?;
+    let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let dir = rustix::fs::openat2(layer, below, flags, Mode::empty(), resolve).ok()?;
+    Dir::new(dir).ok()
 }
 
 #[cfg(test)]
@@ -109,12 +183,29 @@ mod tests {
         fs::write(target.join("etc/conf/same"), "z").expect("write");
         std::os::unix::fs::symlink("/etc/shadow", target.join("link")).expect("link");
         std::os::unix::net::UnixListener::bind(target.join("socket")).expect("socket");
+        let capability = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        let set = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(target.join("etc/changed"), "security.capability", capability, set)
+            .expect("capability");
 
         let mut archive = Vec::new();
         let mut deleted = changes(&upper, &[layer], &mut archive).expect("changes");
         unmount(&target).expect("unmount");
         deleted.sort();
         assert_eq!(deleted, ["etc/conf/old", "etc/gone"]);
+        let mut reading = tar::Archive::new(archive.as_slice());
+        let mut kept = Vec::new();
+        for entry in reading.entries().expect("entries") {
+            let mut entry = entry.expect("entry");
+            for extension in entry.pax_extensions().expect("pax").into_iter().flatten() {
+                let extension = extension.expect("extension");
+                kept.push((
+                    extension.key().expect("key").to_owned(),
+                    extension.value_bytes().to_vec(),
+                ));
+            }
+        }
+        assert_eq!(kept, [("SCHILY.xattr.security.capability".to_owned(), capability.to_vec())]);
         let mut archive = tar::Archive::new(archive.as_slice());
         let mut names: Vec<_> = archive
             .entries()

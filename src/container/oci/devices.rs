@@ -11,15 +11,15 @@ use super::{DeviceKind, HostDevice, Inputs, SpecError};
 const MAX_DEVICES: usize = 8192;
 
 /// What every container may open: the nodes that a runtime makes (OCI "Default Devices"), and
-/// terminals. Major and minor as in the kernel's `devices.txt`.
-const DEFAULT_OPEN: [(u32, Option<u32>); 9] = [
+/// terminals. Major and minor as in the kernel's `devices.txt`. `/dev/console` of a container is a
+/// terminal of its own; the device of that name (5:1) is the node's.
+const DEFAULT_OPEN: [(u32, Option<u32>); 8] = [
     (1, Some(3)), // null
     (1, Some(5)), // zero
     (1, Some(7)), // full
     (1, Some(8)), // random
     (1, Some(9)), // urandom
     (5, Some(0)), // tty
-    (5, Some(1)), // console
     (5, Some(2)), // ptmx
     (136, None),  // pts/*
 ];

@@ -201,8 +201,8 @@ pub(super) fn readonly_paths(inputs: &Inputs<'_>) -> Result<Vec<String>, SpecErr
 
 /// The kubelet always sends both lists, and sends both empty for `procMount: Unmasked`; other
 /// clients that never thought about it send them empty too. Kubernetes admits `Unmasked` only in
-/// pods with a user namespace of their own, so that is where empty means none; elsewhere it
-/// means the defaults.
+/// pods with a user namespace of their own, so that is where two empty lists mean none; any other
+/// empty list means its defaults.
 fn guarded(
     inputs: &Inputs<'_>,
     field: &'static str,
@@ -214,7 +214,8 @@ fn guarded(
         return Ok(Vec::new());
     }
     let unasked = security.masked_paths.is_empty() && security.readonly_paths.is_empty();
-    if unasked && inputs.pod.user.is_none() {
+    let unmasked = unasked && inputs.pod.user.is_some();
+    if asked.is_empty() && !unmasked {
         return Ok(defaults.iter().map(|path| (*path).to_owned()).collect());
     }
     asked

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::source::Source;
 use crate::container::ContainerError;
 use crate::image;
-use crate::sys::in_root;
+use crate::sys::{in_root, tree};
 
 /// Longest list of deleted files.
 const MAX_LIST: u64 = 64 << 20;
@@ -49,7 +49,7 @@ fn delete(names: &[String], rootfs: &Path) -> Result<(), String> {
         let Ok(dir) = in_root::open_dir(&root, parent.as_os_str().as_encoded_bytes()) else {
             continue;
         };
-        image::remove_at(dir, last.as_encoded_bytes())
+        tree::remove_at(dir, last.as_encoded_bytes())
             .map_err(|error| format!("{name:?}: {error}"))?;
     }
     Ok(())

@@ -22,7 +22,7 @@ use super::place::{MAX_PATH, Place, components, is_no_way};
 use super::room::Room;
 use super::whiteout::{Meaning, meaning};
 use super::{Contents, UnpackError};
-use crate::image::gc;
+use crate::sys;
 use crate::sys::in_root;
 
 /// Bytes of paths of directories that only occur in other paths. Archives made from directories
@@ -293,7 +293,7 @@ impl Tree {
         let Some(found) = node::stat(parent, place.name).map_err(|e| failed(e.into()))? else {
             return Ok(());
         };
-        gc::remove_at(parent, place.name).map_err(failed)?;
+        sys::tree::remove_at(parent, place.name).map_err(failed)?;
         if node::is_dir(&found) {
             let below = [place.path(), b"/".to_vec()].concat();
             self.implied.retain(|path| !path.starts_with(&below));

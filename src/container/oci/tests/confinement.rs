@@ -113,8 +113,8 @@ fn paths_are_guarded_by_default_by_request_or_not_at_all() {
     };
     assert_eq!(guarded(|_| {}), (12, 5));
     assert_eq!(guarded(|f| f.spec.security.privileged = true), (0, 0));
-    assert_eq!(guarded(|f| f.spec.security.masked_paths = vec!["/proc/kcore".into()]), (1, 0));
-    assert_eq!(guarded(|f| f.spec.security.readonly_paths = vec!["/proc/sys".into()]), (0, 1));
+    assert_eq!(guarded(|f| f.spec.security.masked_paths = vec!["/proc/kcore".into()]), (1, 5));
+    assert_eq!(guarded(|f| f.spec.security.readonly_paths = vec!["/proc/sys".into()]), (12, 1));
     let unmasked = |f: &mut Fixture| f.user = Some("/run/ns/user".into());
     assert_eq!(guarded(unmasked), (0, 0), "procMount: Unmasked");
     for bad in ["", "/", "proc", "/proc/../x", "//"] {
