@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 /// A program that says nothing for this long hangs: every test says how it ended, and one that takes
 /// long is ended sooner by its own runner or named once a minute.
-const SILENCE: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_secs(660);
 
 /// Numbers of a program's two outputs.
 const OUT: usize = 0;

@@ -17,6 +17,7 @@ mod every_rpc;
 mod execs;
 mod faults;
 mod floods;
+mod halfway;
 mod hostile;
 mod images;
 mod lies;
@@ -127,6 +128,10 @@ fn together() -> Vec<Case> {
         stats::metrics_have_the_names_and_labels_that_are_announced,
         stats::crictl_shows_statistics_and_metrics,
         stats::the_daemon_counts_what_it_does,
+        halfway::a_stop_that_failed_is_finished_by_a_retry_a_restart_or_the_daemon_itself,
+        halfway::a_clean_up_that_failed_is_tried_again_without_being_asked,
+        halfway::a_lost_monitor_and_an_error_while_looking_do_not_keep_a_stop_from_ending,
+        halfway::a_pod_that_lost_a_part_is_not_ready_at_once_after_a_restart_or_soon,
         bad_requests::each_is_refused_by_the_name_of_its_field,
         every_rpc::the_table_has_every_rpc_of_the_interface,
         every_rpc::nothing_or_nonsense_gets_the_right_code,
