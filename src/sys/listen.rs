@@ -6,6 +6,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// How often a socket on which somebody seems to listen is looked at, and after which pause.
+const TRIES: u32 = 10;
+/// See `TRIES`.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The other name, which goes again; a left-over of a process that died meanwhile is replaced.
 const BESIDE: &str = ".crisol.new";
@@ -16,11 +23,19 @@ const BESIDE: &str = ".crisol.new";
 /// its directory's descriptor, because that name may be longer than a socket's path can be
 /// (unix(7)).
 ///
+/// Blocks, for half a second where somebody listens.
+///
 /// # Errors
 /// `AddrInUse` when somebody listens there.
 pub fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    if UnixStream::connect(path).is_ok() {
-        return Err(io::ErrorKind::AddrInUse.into());
+    // RACE: a program that a killed daemon was just starting holds its socket up to its execve(2).
+    let mut tries = 0;
+    while UnixStream::connect(path).is_ok() {
+        tries += 1;
+        if tries == TRIES {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        sleep(PAUSE);
     }
     let held = File::open(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
     let beside = format!("/proc/self/fd/{}/{BESIDE}", held.as_raw_fd());
