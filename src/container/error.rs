@@ -299,6 +299,16 @@ pub enum ContainerError {
         /// Its words, and CRIU's.
         reason: String,
     },
+    /// A command wrote more than the node has room for now.
+    #[error(
+        "command {command:?} in container {id}: no room for its output, other commands write too much"
+    )]
+    NoRoomForOutput {
+        /// Where.
+        id: ContainerId,
+        /// Its first word.
+        command: String,
+    },
     /// A command ran out of its time.
     #[error("command {command:?} timed out after {seconds} s")]
     ExecTimedOut {
@@ -348,7 +358,9 @@ impl Classify for ContainerError {
         match self {
             Self::NotFound { .. } | Self::Gone { .. } | Self::NoImage { .. } => Kind::NotFound,
             Self::Ambiguous(_) | Self::Request { .. } | Self::Checkpoint { .. } => Kind::Invalid,
-            Self::Busy { .. } | Self::TooManyCommands { .. } => Kind::Exhausted,
+            Self::Busy { .. } | Self::TooManyCommands { .. } | Self::NoRoomForOutput { .. } => {
+                Kind::Exhausted
+            }
             Self::WrongState { .. } | Self::BelowUsage { .. } | Self::TargetEnded { .. } => {
                 Kind::WrongState
             }

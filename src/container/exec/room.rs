@@ -51,7 +51,7 @@ impl Default for Outputs {
 }
 
 impl Outputs {
-    fn of(pages: usize) -> Self {
+    pub(super) fn of(pages: usize) -> Self {
         Self(Arc::new(Semaphore::new(pages)))
     }
 

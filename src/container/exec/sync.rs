@@ -1,6 +1,7 @@
 //! A command run to its end: ExecSync.
 //!
-//! Output past the bound is read and dropped; a child of the command that keeps the pipe open does
+//! Output past the command's own bound is read and dropped; what the node has no room for is an error,
+//! because nobody could tell it from a command that wrote little. A child of the command that keeps the pipe open does
 //! not keep the caller waiting.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,7 +88,10 @@ pub async fn exec_sync(
     let ExecExit { code } = exit.map_err(|source| monitor_error(record, source))?;
     operation.step("drain");
     let (stdout, stderr) = tokio::join!(stdout.rest(), stderr.rest());
-    Ok(ExecOutput { stdout, stderr, code: i32::from(code) })
+    match (stdout, stderr) {
+        (Some(stdout), Some(stderr)) => Ok(ExecOutput { stdout, stderr, code: i32::from(code) }),
+        _ => Err(ContainerError::NoRoomForOutput { id: record.id, command: first }),
+    }
 }
 
 /// The reading of one stream.
@@ -100,11 +104,14 @@ struct Collected {
 struct Kept {
     bytes: Vec<u8>,
     share: Share,
+    /// Something was dropped that the command's own budget allowed.
+    starved: bool,
 }
 
 /// Reads a stream to its end, keeping what the command's budget and the node's room allow.
 fn collect(mut stream: pipe::Receiver, budget: Arc<AtomicUsize>, outputs: &Outputs) -> Collected {
-    let kept = Arc::new(Mutex::new(Kept { bytes: Vec::new(), share: outputs.share() }));
+    let kept =
+        Arc::new(Mutex::new(Kept { bytes: Vec::new(), share: outputs.share(), starved: false }));
     let filled = kept.clone();
     let reader = tokio::spawn(async move {
         let mut buffer = vec![0; 64 << 10];
@@ -114,21 +121,24 @@ fn collect(mut stream: pipe::Receiver, budget: Arc<AtomicUsize>, outputs: &Outpu
                     Some(left - left.min(read))
                 })
                 .map_or(0, |left| left.min(read));
-            let Kept { bytes, share } = &mut *lock(&filled);
-            let allowed = share.room(bytes.len(), allowed);
-            bytes.extend_from_slice(&buffer[..allowed]);
+            let Kept { bytes, share, starved } = &mut *lock(&filled);
+            let room = share.room(bytes.len(), allowed);
+            *starved |= room < allowed;
+            bytes.extend_from_slice(&buffer[..room]);
         }
     });
     Collected { reader, kept }
 }
 
 impl Collected {
-    /// Everything up to the end of the stream, or up to now when its end does not come.
-    async fn rest(&mut self) -> Vec<u8> {
+    /// Everything up to the end of the stream, or up to now when its end does not come; none when the
+    /// node had no room for it.
+    async fn rest(&mut self) -> Option<Vec<u8>> {
         if tokio::time::timeout(DRAIN, &mut self.reader).await.is_err() {
             self.reader.abort();
         }
-        std::mem::take(&mut lock(&self.kept).bytes)
+        let mut kept = lock(&self.kept);
+        (!kept.starved).then(|| std::mem::take(&mut kept.bytes))
     }
 }
 
@@ -139,5 +149,31 @@ fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
 impl Drop for Collected {
     fn drop(&mut self) {
         self.reader.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    /// What is kept of so many bytes, with a budget of the command's own, on a node without room.
+    async fn kept(bytes: usize, budget: usize) -> Option<usize> {
+        let (mut writer, reader) = pipe::pipe().expect("a pipe");
+        let budget = Arc::new(AtomicUsize::new(budget));
+        let mut collected = collect(reader, budget, &Outputs::of(0));
+        writer.write_all(&vec![b'x'; bytes]).await.expect("it is read");
+        drop(writer);
+        while !collected.reader.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        collected.rest().await.map(|bytes| bytes.len())
+    }
+
+    #[tokio::test]
+    async fn output_that_the_node_has_no_room_for_is_an_error_and_a_little_always_has_room() {
+        assert_eq!(kept(100, OUTPUT_BOUND).await, Some(100));
+        assert_eq!(kept(200_000, OUTPUT_BOUND).await, None);
+        assert_eq!(kept(200_000, 1000).await, Some(1000), "what is over its own bound is cut");
     }
 }
