@@ -15,8 +15,8 @@ use e2e::wait::eventually;
 use e2e::{host, request};
 use tonic::Code;
 
-use crate::streaming::{RESIZE, STDIN, STDOUT, exec_url, free_port, gone};
-use crate::support::{END, Running, run, settled};
+use crate::streaming::{RESIZE, STDIN, STDOUT, exec_url, gone};
+use crate::support::{END, Running, free_port, run, settled};
 
 /// What the daemon's memory may grow by in a flood, in KiB: pages of the allocator, no data.
 const GROWTH: u64 = 16 << 10;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +14,7 @@ use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
 use e2e::wait::eventually;
 
-use crate::support::{END, exec, run_in};
+use crate::support::{END, exec, free_port, run_in};
 
 /// How long a server may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -63,17 +63,6 @@ pub(crate) fn pods_reach_each_other_and_a_host_port_leads_in(fixture: &Fixture) 
 
 fn mapping(container_port: i32, host_port: u16) -> pb::PortMapping {
     pb::PortMapping { container_port, host_port: host_port.into(), ..pb::PortMapping::default() }
-}
-
-/// A port of this machine that nobody listens on, and that no connection is given by chance.
-fn free_port() -> Result<u16> {
-    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
-    let first: u16 = range.split_whitespace().next().context("no port range")?.parse()?;
-    // Another test run begins elsewhere.
-    let begin = 10_000 + u16::try_from(std::process::id() % 10_000)?;
-    let mut ports = (begin..first).chain(10_000..begin);
-    let free = ports.find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok());
-    free.context("no port is free")
 }
 
 fn get(from: SocketAddr) -> Result<String> {

@@ -20,8 +20,8 @@ use e2e::wait::eventually;
 use e2e::{host, request};
 use nix::sys::signal::Signal;
 
-use crate::streaming::{TRANSPORTS, forwarding, free_port, gone, processes, there};
-use crate::support::{END, Running, add, ended, pid, settled};
+use crate::streaming::{TRANSPORTS, forwarding, gone, processes, there};
+use crate::support::{END, Running, add, ended, free_port, pid, settled};
 
 /// The keys with which crictl's user leaves.
 const DETACH: &str = "\u{10}\u{11}";

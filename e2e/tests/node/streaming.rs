@@ -19,7 +19,7 @@ use e2e::wait::eventually;
 use e2e::{host, request};
 use tonic::Code;
 
-use crate::support::{END, Running, add, run, run_in};
+use crate::support::{END, Running, add, free_port, run, run_in};
 
 pub(crate) const TRANSPORTS: [&str; 2] = ["spdy", "websocket"];
 /// Channels of a WebSocket.
@@ -222,11 +222,6 @@ pub(crate) fn attach_shows_output_and_takes_input(fixture: &Fixture) -> Result<(
     ensure!(!status.is_empty(), "no word of the container's end");
     node.cri().drop_pod(&running.pod)?;
     Ok(())
-}
-
-/// A port on which nobody listens at this moment.
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// A pod with a network of its own in which something answers on port 8080 with what it is sent.

@@ -1,9 +1,12 @@
 //! What several tests do: run a pod with one container, wait for its end, read its log.
 
+use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use crisol::cri::pb;
 use e2e::node::Node;
 use e2e::wait::eventually;
@@ -11,6 +14,9 @@ use e2e::{log, request};
 
 /// How long a container that ends by itself may take to be reported.
 pub(crate) const END: Duration = Duration::from_secs(20);
+
+/// Ports from here to those that connections are given by chance are for tests.
+const FIRST_PORT: u16 = 10_000;
 
 /// A pod and a container in it, both as requested.
 #[derive(Clone, Debug)]
@@ -138,4 +144,22 @@ pub(crate) fn settled(node: &Node, running: &Running) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// A port of this machine that nobody listens on, that no connection is given by chance, and that
+/// this function has not given before.
+pub(crate) fn free_port() -> Result<u16> {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let end: u16 = range.split_whitespace().next().context("no port range")?.parse()?;
+    let count = end.saturating_sub(FIRST_PORT);
+    for _ in 0..count {
+        // Another test run begins elsewhere.
+        let from = u64::from(std::process::id()) * 97 + u64::from(GIVEN.fetch_add(1, Relaxed));
+        let port = FIRST_PORT + u16::try_from(from % u64::from(count))?;
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port is free")
 }
