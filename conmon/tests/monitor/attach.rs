@@ -335,5 +335,5 @@ fn nothing_is_left_of_clients_that_are_gone() {
     drop(clients);
     eventually("their descriptors are closed", || descriptors() == before.1);
     // The allocator may keep a little, and the log's buffers are in use since.
-    assert!(kibibytes() < before.0 + 300, "{} KiB, before {} KiB", kibibytes(), before.0);
+    eventually("what was put by is given back", || kibibytes() < before.0 + 300);
 }

@@ -70,6 +70,8 @@ pub(crate) fn twenty_pods_survive_a_killed_daemon(fixture: &Fixture) -> Result<(
     let (leaver_pid, _) = before[&leaver.id];
     eventually("it exits while nobody looks", END, || {
         ensure!(host::process(leaver_pid).is_none(), "still there");
+        // Its monitor has seen it, too.
+        ensure!(node.state().join("containers").join(&leaver.id).join("monitor/exit").exists());
         Ok(())
     })?;
     let gone_at = epoch_ns()?;
