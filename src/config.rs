@@ -41,6 +41,8 @@ pub struct Config {
     pub state: PathBuf,
     /// Whether files and programs are used that others than root may change.
     pub accept_writable_files: bool,
+    /// How often leftovers, owed networks and the runtimes are looked at.
+    pub sweep_interval: Duration,
     /// The CRI socket.
     pub cri: Cri,
     /// The exec, attach and port-forward server.

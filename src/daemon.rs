@@ -55,10 +55,7 @@ mod settle;
 /// The kubelet and crictl send and accept messages up to this.
 const MAX_MESSAGE: usize = 16 << 20;
 
-/// How often leftovers, owed networks and the runtimes are looked at.
-const SWEEP: Duration = Duration::from_secs(30);
-
-/// The same for networks while some are owed: addresses may be scarce.
+/// How often networks are given back while some are owed, at least: addresses may be scarce.
 const OWED: Duration = Duration::from_secs(5);
 
 /// How often the gauges of the metrics are brought up to date.
@@ -284,10 +281,13 @@ impl Daemon {
         drop(steps::spawn("slow steps", self.operations.clone().tell_slow_steps()));
         drop(steps::spawn("writable layers", self.layers.clone().sample()));
         drop(steps::spawn("statistics", self.stats.clone().sample()));
-        drop(steps::spawn("owed networks", pay_networks(self.pods.clone(), self.owed.clone())));
+        let every = self.reporter.config.sweep_interval;
+        let paid = pay_networks(every, self.pods.clone(), self.owed.clone());
+        drop(steps::spawn("owed networks", paid));
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
-        drop(steps::spawn("sweep", sweep(pods, containers, self.images.clone())));
-        drop(steps::spawn("inventory", retake(self.reporter.clone(), self.containers.clone())));
+        drop(steps::spawn("sweep", sweep(every, pods, containers, self.images.clone())));
+        let retaken = retake(every, self.reporter.clone(), self.containers.clone());
+        drop(steps::spawn("inventory", retaken));
         let (pods, containers) = (self.pods.clone(), self.containers.clone());
         let gauges = gauge(pods, containers, self.reporter.clone(), self.metrics.clone());
         drop(steps::spawn("gauges", gauges));
@@ -322,18 +322,18 @@ async fn try_mapped_rootfs(layout: &Layout) -> Result<(), String> {
 }
 
 /// Gives back the networks that are owed, for as long as the daemon lives.
-async fn pay_networks(pods: Pods, owed: watch::Sender<usize>) {
+async fn pay_networks(every: Duration, pods: Pods, owed: watch::Sender<usize>) {
     loop {
         let left = pods.sweep_networks().await;
         owed.send_replace(left);
-        tokio::time::sleep(if left > 0 { OWED } else { SWEEP }).await;
+        tokio::time::sleep(if left > 0 { every.min(OWED) } else { every }).await;
     }
 }
 
 /// Finishes what failed to be cleaned up, for as long as the daemon lives.
-async fn sweep(pods: Pods, containers: Containers, images: Images) {
+async fn sweep(every: Duration, pods: Pods, containers: Containers, images: Images) {
     loop {
-        tokio::time::sleep(SWEEP).await;
+        tokio::time::sleep(every).await;
         for swept in [containers.recover().await, pods.recover().await] {
             if let Err(error) = swept {
                 tracing::error!(error = %chain(&error), "look for leftovers");
@@ -345,9 +345,9 @@ async fn sweep(pods: Pods, containers: Containers, images: Images) {
 }
 
 /// Looks at the runtimes again and again, so that a repaired node becomes ready.
-async fn retake(reporter: Arc<Reporter>, containers: Containers) {
+async fn retake(every: Duration, reporter: Arc<Reporter>, containers: Containers) {
     loop {
-        tokio::time::sleep(SWEEP).await;
+        tokio::time::sleep(every).await;
         let inventory = Inventory::take(&reporter.config.runtime).await;
         containers.learn(&inventory);
         reporter.inventory.store(Arc::new(inventory));

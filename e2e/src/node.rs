@@ -27,9 +27,9 @@ pub mod sweep;
 use sweep::{Names, Remains};
 
 /// How long a daemon may take until it answers Version and Status.
-const START: Duration = Duration::from_secs(15);
+const START: Duration = Duration::from_secs(60);
 /// How long a daemon may take to end after SIGTERM.
-const DRAIN: Duration = Duration::from_secs(30);
+const DRAIN: Duration = Duration::from_secs(60);
 /// Networks 10.88.1.0/24 to 10.88.250.0/24 are ours to take.
 const NETWORKS: std::ops::RangeInclusive<u8> = 1..=250;
 /// Lines of a daemon's log that a failed test shows.
@@ -48,6 +48,8 @@ pub struct Options {
     pub log: String,
     /// Text appended to the configuration, e.g. a table of its own.
     pub config: String,
+    /// Seconds between two sweeps; none = the daemon's default.
+    pub sweep_interval: Option<u32>,
     /// Environment of the daemon.
     pub env: Vec<(String, String)>,
     /// Start without any CNI configuration.
@@ -150,8 +152,10 @@ impl Node {
             "" => "info,crisol=debug",
             filter => filter,
         };
+        let sweep = self.options.sweep_interval;
+        let sweep = sweep.map_or_else(String::new, |every| format!("sweep_interval = {every}\n"));
         let text = format!(
-            r#"root = "{dir}/root"
+            r#"{sweep}root = "{dir}/root"
 state = "{dir}/state"
 
 [cri]

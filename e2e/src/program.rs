@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -111,6 +112,24 @@ fn wait(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
     })
 }
 
+/// Programs in the background: their process id, the thread that started them and their log.
+static RUNNING: Mutex<Vec<(u32, String, PathBuf)>> = Mutex::new(Vec::new());
+
+fn running() -> MutexGuard<'static, Vec<(u32, String, PathBuf)>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The logs of the programs that the thread of that name has started and that run, each once.
+pub fn logs_of(thread: &str) -> Vec<PathBuf> {
+    let mut logs = Vec::new();
+    for (_, name, log) in running().iter() {
+        if name == thread && !logs.contains(log) {
+            logs.push(log.clone());
+        }
+    }
+    logs
+}
+
 /// A program in the background; killed and waited for when dropped.
 #[derive(Debug)]
 pub struct Program {
@@ -131,6 +150,8 @@ impl Program {
             .stderr(file)
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
+        let by = thread::current().name().unwrap_or_default().to_owned();
+        running().push((child.id(), by, log.to_owned()));
         Ok(Self { child, log: log.to_owned() })
     }
 
@@ -180,6 +201,8 @@ impl Drop for Program {
         // Both fail only when it has been waited for already.
         self.child.kill().ok();
         self.child.wait().ok();
+        let pid = self.child.id();
+        running().retain(|(other, ..)| *other != pid);
     }
 }
 
@@ -201,4 +224,32 @@ pub fn install(path: &Path, text: &str) -> Result<()> {
 pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_logs_of_what_a_thread_has_started_are_known_while_it_runs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = dir.path().join("log");
+        let thread = thread::Builder::new().name("logs-test".to_owned());
+        let (started, seen) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        thread::scope(|scope| {
+            let starts = || {
+                let sleep = || Program::start(Command::new("sleep").arg("1000"), &log);
+                let programs = [sleep(), sleep()];
+                started.wait();
+                seen.wait();
+                programs.into_iter().for_each(|program| drop(program.expect("a program")));
+            };
+            thread.spawn_scoped(scope, starts).expect("a thread");
+            started.wait();
+            let logs = logs_of("logs-test");
+            seen.wait();
+            assert_eq!(logs, [log.as_path()]);
+        });
+        assert_eq!(logs_of("logs-test"), Vec::<PathBuf>::new());
+    }
 }

@@ -13,7 +13,7 @@ use crate::program::{Program, output, run};
 use crate::wait::eventually;
 
 /// How long the registry may take to listen.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(60);
 
 /// `user` and `secret` for a registry with a password, as htpasswd -B writes it.
 const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::interrupt::sweep_when_interrupted;
 use crate::node::sweep::{Remains, sweep_all, temporary_dir};
 use crate::node::{Node, Options, take_last_words};
-use crate::program::tail;
+use crate::program::{logs_of, tail};
 use crate::registry::{Access, Registry};
 use crate::shuffle::shuffle;
 use crate::wait::waits_of;
@@ -341,7 +341,12 @@ fn run_one(case: Case, fixture: &Arc<Fixture>) -> (Outcome, String) {
             for what in waits_of(case.name) {
                 said += &format!("\n    {what}");
             }
-            logs(&mut said, Vec::new());
+            said += &format!("\nin the kernel:\n{}", crate::wait::tasks(std::process::id()));
+            let own = logs_of(case.name).into_iter().map(|log| {
+                let text = std::fs::read(&log).unwrap_or_default();
+                format!("{}:\n{}", log.display(), tail(&String::from_utf8_lossy(&text), SHOWN))
+            });
+            logs(&mut said, own.collect());
             (Outcome::Hung, said)
         }
     }

@@ -15,7 +15,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use crate::wait::eventually;
 
 /// How long what is waited for may take to be shown.
-const SHOWN: Duration = Duration::from_secs(20);
+const SHOWN: Duration = Duration::from_secs(60);
 
 /// A terminal and the program on it; killed and waited for when dropped.
 #[derive(Debug)]

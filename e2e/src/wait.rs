@@ -3,6 +3,7 @@
 //! Whatever waits says for what ([`note`]), so that a test that hangs can be asked.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{current, sleep};
 use std::time::{Duration, Instant};
@@ -45,6 +46,18 @@ pub fn waits_of(thread: &str) -> Vec<String> {
 
 fn waiting() -> MutexGuard<'static, BTreeMap<u64, (String, String)>> {
     WAITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The threads of a process, which are named after their tests, and where in the kernel each waits:
+/// a line each (proc(5): `comm`, `wchan`, `syscall`).
+pub fn tasks(pid: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let told = tasks.map(|task| {
+        let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let (name, place, call) = (read("comm"), read("wchan"), read("syscall"));
+        format!("    {}: in {}, system call {}\n", name.trim(), place.trim(), call.trim())
+    });
+    told.collect()
 }
 
 /// Looks again and again until `look` gives a value; `what` names it in the error.

@@ -1,6 +1,5 @@
 //! One run of a test program, which is ended when it hangs.
 
-use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -8,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use e2e::wait::tasks;
 
 /// A program that says nothing for this long hangs: every test says how it ended, and one that takes
 /// long is ended sooner by its own runner or named once a minute.
@@ -74,7 +74,7 @@ impl Run {
                 Err(RecvTimeoutError::Timeout) if last.elapsed() < silence => {}
                 Err(RecvTimeoutError::Timeout) => {
                     hangs = true;
-                    let words = format!("{name} hangs:\n{}", threads(child.id()));
+                    let words = format!("{name} hangs:\n{}", tasks(child.id()));
                     line(&words);
                     run.output += &words;
                     end(&mut child);
@@ -183,18 +183,6 @@ fn whole_lines(begun: &mut Vec<u8>) -> Vec<String> {
     let rest = begun.split_off(end + 1);
     let whole = std::mem::replace(begun, rest);
     String::from_utf8_lossy(&whole[..end]).split('\n').map(str::to_owned).collect()
-}
-
-/// The threads of a process, which libtest names after their tests, and where in the kernel each
-/// waits.
-fn threads(pid: u32) -> String {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let told = tasks.map(|task| {
-        let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
-        let (name, place, call) = (read("comm"), read("wchan"), read("syscall"));
-        format!("    {}: in {}, system call {}\n", name.trim(), place.trim(), call.trim())
-    });
-    told.collect()
 }
 
 /// Asks a program to end, and ends it.

@@ -90,6 +90,7 @@ impl Check<'_> {
         let handlers = self.handlers(&Layout::new(&root, &state));
         Config {
             accept_writable_files: self.key(raw::ACCEPT, flag),
+            sweep_interval: self.key("sweep_interval", seconds),
             cri: Cri { listen: self.text("cri.listen", rules::socket_path) },
             stream: Stream {
                 address: self.text("stream.address", rules::address),

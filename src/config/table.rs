@@ -99,7 +99,7 @@ pub const BUILT_IN: [BuiltInHandler; 2] = [
 ];
 
 /// All keys with one value, in the order in which files show them.
-pub const KEYS: [Key; 30] = [
+pub const KEYS: [Key; 31] = [
     Key {
         name: "root",
         default: Fallback::Text("/var/lib/crisol"),
@@ -117,6 +117,12 @@ pub const KEYS: [Key; 30] = [
         default: Fallback::Flag(false),
         reason: "true uses configurations, policies, plugins and runtimes that others than root may change; false does not start with them.",
         get: |c| Value::Flag(c.accept_writable_files),
+    },
+    Key {
+        name: "sweep_interval",
+        default: Fallback::Number(30),
+        reason: "Seconds between two looks for what is left over, lost or owed, and at the runtimes.",
+        get: |c| seconds(c.sweep_interval),
     },
     Key {
         name: "cri.listen",

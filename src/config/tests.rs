@@ -466,6 +466,7 @@ fn without_any_program_the_default_paths_are_named() {
 const EVERYTHING: &str = r#"
 root = "/srv/crisol"
 accept_writable_files = true
+sweep_interval = 45
 state = "/run/other"
 cri.listen = "/run/other.sock"
 stream = { address = "::1", port = 10010, tls_cert = "/c", tls_key = "/k", tls_client_ca = "/ca" }

@@ -24,10 +24,9 @@ impl Trouble {
     pub fn of(what: &str, error: &RecordError) -> Option<Self> {
         let problem = crate::error::chain(error);
         let (path, remedy) = match error {
-            RecordError::File { path, .. } => (
-                path,
-                "repair the disk or the file; it is tried again every half minute".to_owned(),
-            ),
+            RecordError::File { path, .. } => {
+                (path, "repair the disk or the file; it is tried again at every sweep".to_owned())
+            }
             RecordError::Foreign { path, .. } => {
                 (path, "install the newer crisol again, which knows it".to_owned())
             }

@@ -13,7 +13,7 @@ use crate::program::Program;
 use crate::wait::eventually;
 
 /// How long strace may take to get hold of all threads.
-const ATTACH: Duration = Duration::from_secs(10);
+const ATTACH: Duration = Duration::from_secs(60);
 
 /// Calls that fail.
 #[derive(Clone, Debug, Default)]

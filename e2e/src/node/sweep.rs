@@ -13,7 +13,7 @@ use crate::program::output;
 use crate::wait::eventually;
 
 /// How long killed processes may take to leave.
-const LEAVE: Duration = Duration::from_secs(10);
+const LEAVE: Duration = Duration::from_secs(60);
 
 /// Names by which everything of one node (or registry) can be found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -119,7 +119,7 @@ pub(crate) fn every_mistake_of_a_configuration_is_named_with_file_key_and_line(
 pub(crate) fn readiness_is_announced_and_sigterm_drains(fixture: &Fixture) -> Result<()> {
     let socket = fixture.dir().join("notify");
     let notify = UnixDatagram::bind(&socket)?;
-    notify.set_read_timeout(Some(Duration::from_secs(15)))?;
+    notify.set_read_timeout(Some(Duration::from_secs(60)))?;
     let env = vec![("NOTIFY_SOCKET".to_owned(), socket.display().to_string())];
     let mut node = fixture.own_node(Options { env, ..Options::default() })?;
     let mut said = vec![0; 4096];

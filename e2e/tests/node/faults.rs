@@ -3,7 +3,6 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use e2e::node::Options;
 use e2e::node::faults::Fault;
 use e2e::runner::Fixture;
 use e2e::wait::eventually;
@@ -13,7 +12,7 @@ use crate::records::{
     SWEEP, complaint, ensure_found_again, ensure_listed, ensure_nothing_lost, files, remains,
     whole_pod,
 };
-use crate::support::run_in;
+use crate::support::{often_swept, run_in};
 
 /// Errors that say nothing of the file.
 const ERRORS: [&str; 4] = ["EIO", "EMFILE", "EACCES", "ENOMEM"];
@@ -21,7 +20,7 @@ const ERRORS: [&str; 4] = ["EIO", "EMFILE", "EACCES", "ENOMEM"];
 pub(crate) fn errors_while_records_are_read_end_nothing_and_are_tried_again(
     fixture: &Fixture,
 ) -> Result<()> {
-    let mut node = fixture.own_node(Options::default())?;
+    let mut node = fixture.own_node(often_swept())?;
     let running = whole_pod(fixture, &node, "unread")?;
     node.kill9()?;
     let before = remains(&node);
@@ -55,7 +54,7 @@ pub(crate) fn errors_while_records_are_read_end_nothing_and_are_tried_again(
 }
 
 pub(crate) fn an_error_at_any_call_of_a_start_ends_nothing(fixture: &Fixture) -> Result<()> {
-    let mut node = fixture.own_node(Options::default())?;
+    let mut node = fixture.own_node(often_swept())?;
     let image = fixture.busybox(&node)?;
     let container = request::container("c", &image, &["/bin/sleep", "1000"]);
     let running = run_in(&node, request::pod(&node, "any"), container)?;
@@ -96,7 +95,7 @@ pub(crate) fn an_error_at_any_call_of_a_start_ends_nothing(fixture: &Fixture) ->
 pub(crate) fn what_is_lost_under_the_daemon_is_written_again_and_a_failed_look_ends_nothing(
     fixture: &Fixture,
 ) -> Result<()> {
-    let mut node = fixture.own_node(Options::default())?;
+    let mut node = fixture.own_node(often_swept())?;
     let running = whole_pod(fixture, &node, "lost")?;
     let [pod, container] = files(&node, &running);
     let good = [fs::read(&pod)?, fs::read(&container)?];

@@ -15,7 +15,7 @@ use e2e::traces::ensure_nothing_new;
 use e2e::wait::eventually;
 use e2e::{host, request};
 
-use crate::support::{self, END, run, run_in};
+use crate::support::{self, END, often_swept, run, run_in};
 
 /// How long the daemon may take to look at what it owes: it does so every half minute.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -59,7 +59,7 @@ fn is_not_ready(node: &Node, pod: &str) -> Result<()> {
 pub(crate) fn a_stop_that_failed_is_finished_by_a_retry_a_restart_or_the_daemon_itself(
     fixture: &Fixture,
 ) -> Result<()> {
-    let mut node = fixture.own_node(Options::default())?;
+    let mut node = fixture.own_node(often_swept())?;
     let image = fixture.busybox(&node)?;
     let before = node.traces();
     for how in ["retry", "restart", "itself"] {
@@ -159,7 +159,7 @@ fn limit_descriptors(pid: u32, soft: &str) -> Result<()> {
 pub(crate) fn a_lost_monitor_and_an_error_while_looking_do_not_keep_a_stop_from_ending(
     fixture: &Fixture,
 ) -> Result<()> {
-    let node = fixture.own_node(Options::default())?;
+    let node = fixture.own_node(often_swept())?;
     let image = fixture.busybox(&node)?;
     for stops in [true, false] {
         let name = if stops { "stopped" } else { "ends" };
@@ -203,7 +203,7 @@ pub(crate) fn a_lost_monitor_and_an_error_while_looking_do_not_keep_a_stop_from_
 pub(crate) fn a_pod_that_lost_a_part_is_not_ready_at_once_after_a_restart_or_soon(
     fixture: &Fixture,
 ) -> Result<()> {
-    let mut node = fixture.own_node(Options::default())?;
+    let mut node = fixture.own_node(often_swept())?;
     let image = fixture.busybox(&node)?;
     for restarts in [false, true] {
         let before = node.traces();

@@ -17,7 +17,7 @@ use e2e::wait::eventually;
 use crate::support::{END, exec, free_port, run_in};
 
 /// How long a server may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(60);
 
 pub(crate) fn pods_reach_each_other_and_a_host_port_leads_in(fixture: &Fixture) -> Result<()> {
     let node = fixture.node();

@@ -276,7 +276,7 @@ pub(crate) fn installed_plugins_come_and_go_with_the_daemon(fixture: &Fixture) -
     ensure!(running() > 0, "the plugin's process was not found");
     // A new daemon starts a new one, which finds what there is; a killed daemon's goes by itself.
     node.restart()?;
-    eventually("the plugin is started again", Duration::from_secs(20), || {
+    eventually("the plugin is started again", Duration::from_secs(60), || {
         let heard = lines(&log)?;
         let pictures = heard.iter().filter(|line| line["event"] == "Synchronize");
         let last = pictures.clone().next_back().cloned().unwrap_or_default();
@@ -285,7 +285,7 @@ pub(crate) fn installed_plugins_come_and_go_with_the_daemon(fixture: &Fixture) -
     })?;
     node.cri().drop_pod(&pod)?;
     node.terminate()?;
-    eventually("no plugin is left", Duration::from_secs(20), || {
+    eventually("no plugin is left", Duration::from_secs(60), || {
         let left = running();
         ensure!(left == 0, "{left} processes");
         Ok(())

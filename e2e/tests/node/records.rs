@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
-use e2e::node::{Node, Options};
+use e2e::node::Node;
 use e2e::program::run;
 use e2e::runner::Fixture;
 use e2e::traces::{Traces, ensure_nothing_new};
@@ -17,7 +17,7 @@ use e2e::{layout, request};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::support::{Running, add, run_in};
+use crate::support::{Running, add, often_swept, run_in};
 
 /// The daemon looks for leftovers every half minute.
 pub(crate) const SWEEP: Duration = Duration::from_secs(75);
@@ -94,7 +94,7 @@ fn refused(node: &Node) -> Result<String> {
 pub(crate) fn a_damaged_record_leaves_what_it_names_until_a_person_decides(
     fixture: &Fixture,
 ) -> Result<()> {
-    let mut node = fixture.own_node(Options::default())?;
+    let mut node = fixture.own_node(often_swept())?;
     let empty = node.traces();
     let running = whole_pod(fixture, &node, "damaged")?;
     node.kill9()?;
@@ -135,7 +135,7 @@ fn file_name(path: &Path) -> String {
 }
 
 pub(crate) fn a_container_without_a_record_ends_with_its_pod(fixture: &Fixture) -> Result<()> {
-    let mut node = fixture.own_node(Options::default())?;
+    let mut node = fixture.own_node(often_swept())?;
     let empty = node.traces();
     let image = fixture.busybox(&node)?;
     let sleep = |name: &str| request::container(name, &image, &["/bin/sleep", "1000"]);
@@ -204,7 +204,7 @@ fn seal(record: &Value) -> Result<Value> {
 pub(crate) fn records_of_an_older_crisol_are_read_and_those_of_a_newer_one_refused(
     fixture: &Fixture,
 ) -> Result<()> {
-    let mut node = fixture.own_node(Options::default())?;
+    let mut node = fixture.own_node(often_swept())?;
     let running = whole_pod(fixture, &node, "versions")?;
     node.kill9()?;
     let before = remains(&node);
@@ -259,7 +259,7 @@ pub(crate) fn records_of_an_older_crisol_are_read_and_those_of_a_newer_one_refus
 pub(crate) fn another_root_is_refused_and_the_right_one_finds_everything_again(
     fixture: &Fixture,
 ) -> Result<()> {
-    let mut node = fixture.own_node(Options::default())?;
+    let mut node = fixture.own_node(often_swept())?;
     let running = whole_pod(fixture, &node, "rooted")?;
     let (root, state) = (node.root(), node.state());
     let away = node.dir().join("away");

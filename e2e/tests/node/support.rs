@@ -8,15 +8,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use crisol::cri::pb;
-use e2e::node::Node;
+use e2e::node::{Node, Options};
 use e2e::wait::eventually;
 use e2e::{log, request};
 
 /// How long a container that ends by itself may take to be reported.
-pub(crate) const END: Duration = Duration::from_secs(20);
+pub(crate) const END: Duration = Duration::from_secs(60);
 
 /// Ports from here to those that connections are given by chance are for tests.
 const FIRST_PORT: u16 = 10_000;
+
+/// A daemon that sweeps all the time: for tests that wait for a sweep, and that nothing survives by
+/// being seldom looked at.
+pub(crate) fn often_swept() -> Options {
+    Options { sweep_interval: Some(1), ..Options::default() }
+}
 
 /// A pod and a container in it, both as requested.
 #[derive(Clone, Debug)]
