@@ -35,9 +35,11 @@ fn streams_and_unfinished_lines_are_tagged(runtime: Runtime) {
     assert_eq!(lines, expected);
 }
 
-/// Lines that differ, some longer than a log line may be; 200 MiB of them.
+/// Bytes of a flood.
+const FLOOD: usize = 200 * 1024 * 1024;
+
+/// Lines that differ, some longer than a log line may be; [`FLOOD`] bytes of them.
 fn flood() -> impl Iterator<Item = Vec<u8>> {
-    const TOTAL: usize = 200 * 1024 * 1024;
     let mut written = 0;
     (0u64..)
         .map(|number| {
@@ -52,30 +54,44 @@ fn flood() -> impl Iterator<Item = Vec<u8>> {
         })
         .take_while(move |line| {
             written += line.len() + 1;
-            written < TOTAL
+            written < FLOOD
         })
 }
 
 fn a_flood_is_logged_whole_and_in_order_over_twenty_reopens(runtime: Runtime) {
     const REOPENS: usize = 20;
-    let plan = Plan::new(Wish::script(runtime, "exec cat /shared/flood"));
-    let mut file = std::io::BufWriter::new(
-        fs::File::create(plan.bundle.path("shared").join("flood")).unwrap(),
-    );
+    // In parts, each after a reopen: one that writes faster than this test looks would be done before.
+    let script = "part=0; while [ $part -le 20 ]; do
+                      while [ ! -e /shared/go.$part ]; do sleep 0.01; done
+                      cat /shared/part.$part; part=$((part + 1))
+                  done";
+    let plan = Plan::new(Wish::script(runtime, script));
+    let shared = plan.bundle.path("shared");
+    let go_on = |part: usize| fs::write(shared.join(format!("go.{part}")), "").unwrap();
+    let create = |part: usize| fs::File::create(shared.join(format!("part.{part}"))).unwrap();
+    let (mut part, mut written) = (0, 0);
+    let mut file = std::io::BufWriter::new(create(part));
     for line in flood() {
+        if part < REOPENS && written > FLOOD / (REOPENS + 1) {
+            (part, written) = (part + 1, 0);
+            file = std::io::BufWriter::new(create(part));
+        }
         file.write_all(&line).unwrap();
         file.write_all(b"\n").unwrap();
+        written += line.len() + 1;
     }
-    file.into_inner().unwrap();
+    file.flush().unwrap();
+    assert_eq!(part, REOPENS);
     let container = plan.create();
     let (mut watcher, _) = Client::subscribe(&container.dir);
     let mut client = Client::connect(&container.dir);
     container.start();
     let mut files: Vec<PathBuf> = Vec::new();
     for number in 0..REOPENS {
-        // Spread over the flood: each file gets at least a 40th of it.
+        // In the middle of a part, which goes on into the next file.
+        go_on(number);
         eventually("the log grows", || {
-            fs::metadata(&container.log).unwrap().len() > 200 * 1024 * 1024 / 40
+            fs::metadata(&container.log).unwrap().len() > (FLOOD / (REOPENS + 1) / 2) as u64
         });
         let old = container.log.with_extension(number.to_string());
         fs::rename(&container.log, &old).unwrap();
@@ -83,6 +99,7 @@ fn a_flood_is_logged_whole_and_in_order_over_twenty_reopens(runtime: Runtime) {
         files.push(old);
     }
     files.push(container.log.clone());
+    go_on(REOPENS);
     let exit = watcher.exited();
     assert_eq!((exit.code, exit.lost_bytes), (0, 0));
 

@@ -43,7 +43,12 @@ fn whole_life(fixture: &Fixture, handler: &str) -> Result<()> {
     ensure!(node.crictl(&["pull", &image])?.contains("up to date"));
     let images = parse(node.crictl(&["images", "-o", "json"])?)?;
     let images = images["images"].as_array().context("images")?;
-    let listed = images.iter().find(|found| found["repoTags"][0] == image.as_str());
+    let tagged = |found: &&Value| {
+        found["repoTags"]
+            .as_array()
+            .is_some_and(|tags| tags.iter().any(|tag| tag == image.as_str()))
+    };
+    let listed = images.iter().find(tagged);
     let listed = listed.with_context(|| format!("{image} is not in {images:#?}"))?;
     ensure!(listed["size"].as_str().is_some_and(|size| size != "0"), "{listed}");
     let inspected = parse(node.crictl(&["inspecti", &image])?)?;

@@ -259,9 +259,10 @@ pub(crate) fn a_hundred_containers_are_listed_at_once_and_come_and_go_meanwhile(
     ensure!(list(filter("", "", "2"))?.is_empty());
 
     let daemon = node.pid()?;
+    let group = format!("{}/", node.cgroup());
     let kept = || -> Vec<String> {
         let open = e2e::host::descriptors(daemon).into_iter();
-        open.filter(|name| name.contains(node.cgroup())).collect()
+        open.filter(|name| name.contains(&group)).collect()
     };
     ensure!(kept().len() >= CONTAINERS, "the files of the groups are not kept: {:?}", kept());
 
