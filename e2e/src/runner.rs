@@ -44,12 +44,14 @@ pub struct Fixture {
     remains: [Remains; 2],
     /// The shared daemon's log.
     log: PathBuf,
+    /// One of how many repetitions is done.
+    share: usize,
     dir: TempDir,
 }
 
 impl Fixture {
     /// Everything anew, with the images in `layout`.
-    fn set_up(layout: &Path) -> Result<Self> {
+    fn set_up(layout: &Path, share: usize) -> Result<Self> {
         let dir = temporary_dir("crisol-registry-")?;
         let registry = Registry::start(&dir.path().join("open"), Access::Open)?;
         registry.push(layout)?;
@@ -59,7 +61,7 @@ impl Fixture {
         let node = Node::start(Options { insecure, ..Options::default() })?;
         let remains = [node.remains().clone(), Remains { dir: dir.path().to_owned(), names: None }];
         let log = node.log_file();
-        Ok(Self { node: Mutex::new(node), registry, private, remains, log, dir })
+        Ok(Self { node: Mutex::new(node), registry, private, remains, log, share, dir })
     }
 
     /// The shared node.
@@ -98,6 +100,12 @@ impl Fixture {
         Ok(image)
     }
 
+    /// How often a test does what it does very often: `count` times, or a share of that where all
+    /// tests are repeated (`--share`).
+    pub fn times(&self, count: usize) -> usize {
+        count.div_ceil(self.share)
+    }
+
     /// A directory for a test's files, gone at the end of the run.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -130,16 +138,18 @@ struct Wanted {
     words: Vec<String>,
     /// The order of the tests; none = as they are listed.
     seed: Option<u64>,
-    /// Tests side by side.
+    /// Tests side by side; most of them wait most of the time.
     jobs: usize,
+    /// One of how many repetitions is done by tests that do something very often.
+    share: usize,
     list: bool,
 }
 
 impl Wanted {
-    /// From `[--shuffle SEED] [--jobs N] [--list] [WORD...]`.
+    /// From `[--shuffle SEED] [--jobs N] [--share N] [--list] [WORD...]`.
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
-        let jobs = thread::available_parallelism().map_or(1, usize::from);
-        let mut wanted = Self { words: Vec::new(), seed: None, jobs, list: false };
+        let jobs = 3 * thread::available_parallelism().map_or(1, usize::from);
+        let mut wanted = Self { words: Vec::new(), seed: None, jobs, share: 1, list: false };
         while let Some(word) = words.next() {
             let mut number = || -> Result<u64> {
                 let text = words.next().with_context(|| format!("{word} needs a number"))?;
@@ -148,6 +158,7 @@ impl Wanted {
             match word.as_str() {
                 "--shuffle" => wanted.seed = Some(number()?),
                 "--jobs" => wanted.jobs = usize::try_from(number()?.max(1))?,
+                "--share" => wanted.share = usize::try_from(number()?.max(1))?,
                 "--list" => wanted.list = true,
                 option if option.starts_with('-') => bail!("unknown option {option}"),
                 _ => wanted.words.push(word),
@@ -187,7 +198,7 @@ pub fn main(together: &[Case], alone: &[Case]) -> ExitCode {
     let order = wanted.seed.map(|seed| format!(", order {seed}")).unwrap_or_default();
     println!("\nrunning {count} tests{order}");
     let began = Instant::now();
-    let failed = match run_all(side_by_side, one_by_one, wanted.jobs) {
+    let failed = match run_all(side_by_side, one_by_one, &wanted) {
         Ok(failed) => failed,
         Err(error) => {
             println!("set-up failed: {error:#}");
@@ -207,15 +218,15 @@ pub fn main(together: &[Case], alone: &[Case]) -> ExitCode {
 }
 
 /// How many tests failed or were not reached.
-fn run_all(together: Vec<Case>, alone: Vec<Case>, jobs: usize) -> Result<usize> {
+fn run_all(together: Vec<Case>, alone: Vec<Case>, wanted: &Wanted) -> Result<usize> {
     let layout = temporary_dir("crisol-images-")?;
     Registry::build_images(layout.path())?;
     let mut round = Round::default();
-    for (cases, jobs) in [(together, jobs), (alone, 1)] {
+    for (cases, jobs) in [(together, wanted.jobs), (alone, 1)] {
         *round.queue.get_mut().unwrap_or_else(PoisonError::into_inner) = cases.into();
         thread::scope(|scope| {
             for _ in 0..jobs {
-                scope.spawn(|| round.work(layout.path()));
+                scope.spawn(|| round.work(layout.path(), wanted.share));
             }
         });
         let left = std::mem::take(&mut *locked(&round.queue));
@@ -242,12 +253,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Round {
     /// Runs cases on a fixture of its own until none is left.
-    fn work(&self, layout: &Path) {
+    fn work(&self, layout: &Path, share: usize) {
         let mut fixture = None;
         while let Some(case) = self.next() {
             let used = match fixture.take() {
                 Some(fixture) => fixture,
-                None => match Fixture::set_up(layout) {
+                None => match Fixture::set_up(layout, share) {
                     Ok(fixture) => Arc::new(fixture),
                     Err(error) => {
                         println!("test {} ... FAILED: set-up: {error:#}", case.name);

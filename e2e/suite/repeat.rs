@@ -13,6 +13,9 @@ use crate::executables::Executable;
 use crate::load::Load;
 use crate::watch::Run;
 
+/// Tests that do something very often do a fifth of it in a round: they are repeated themselves.
+const SHARE: &str = "5";
+
 /// What is repeated, and how.
 #[derive(Debug)]
 pub(crate) struct Repeat {
@@ -97,7 +100,7 @@ impl Repeat {
             all.add(&executable.name, command, one_core)?;
         }
         let mut command = Command::new(&self.node_tests);
-        command.args(["--shuffle", &seed]).args(&self.words);
+        command.args(["--shuffle", &seed, "--share", SHARE]).args(&self.words);
         all.add("node tests", command, one_core)?;
         Ok(all)
     }

@@ -23,7 +23,7 @@ pub(crate) fn two_hundred_pods_come_and_go_without_a_trace(fixture: &Fixture) ->
     // belongs to the daemon, not to a pod.
     many(&node, &image, AT_ONCE)?;
     let before = node.traces();
-    many(&node, &image, PODS)?;
+    many(&node, &image, fixture.times(PODS))?;
     ensure!(node.cri().pods()?.is_empty() && node.cri().containers()?.is_empty());
     ensure_nothing_new(&before, || node.traces())
 }

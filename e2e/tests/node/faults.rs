@@ -73,7 +73,9 @@ pub(crate) fn an_error_at_any_call_of_a_start_ends_nothing(fixture: &Fixture) ->
     let sparse = (0..9).map(|power| (1 << power, Vec::new()));
     let calls = ["openat", "read", "getdents64", "statx,newfstatat,statfs", "connect,readlink"];
     let mut starts = 0;
-    for (number, (when, paths)) in dense.chain(sparse).enumerate() {
+    let all: Vec<_> = dense.chain(sparse).enumerate().collect();
+    let every = all.len().div_ceil(fixture.times(all.len()));
+    for (number, (when, paths)) in all.into_iter().step_by(every) {
         for (kind, calls) in calls.iter().enumerate() {
             let error = ERRORS[(number + kind) % ERRORS.len()].to_owned();
             let (calls, when, paths) = ((*calls).to_owned(), when.to_string(), paths.clone());

@@ -160,7 +160,7 @@ pub(crate) fn clients_that_attach_and_vanish_leave_nothing(fixture: &Fixture) ->
     round(CLIENTS / 100)?;
     ensure_nothing_new(&before, || node.traces())?;
     let memory = host::pss_kib(node.pid()?)?;
-    round(CLIENTS)?;
+    round(fixture.times(CLIENTS))?;
     ensure_nothing_new(&before, || node.traces())?;
     let after = host::pss_kib(node.pid()?)?;
     ensure!(after < memory + GROWTH, "{memory} KiB before, {after} KiB after");

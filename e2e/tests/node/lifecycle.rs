@@ -232,11 +232,12 @@ pub(crate) fn five_hundred_containers_report_zero(fixture: &Fixture) -> Result<(
             Ok((node.cri().run_pod(&config)?, config))
         })
         .collect::<Result<Vec<_>>>()?;
+    let in_one_pod = fixture.times(IN_ONE_POD);
     // Four clients a pod, as many at once as two cores can turn into load.
     let results: Vec<Result<Vec<String>>> = thread::scope(|scope| {
         let work = |pod: &str, config: &pb::PodSandboxConfig, from: usize| {
             let mut ids = Vec::new();
-            for number in (from..IN_ONE_POD).step_by(4) {
+            for number in (from..in_one_pod).step_by(4) {
                 let container = request::container(&format!("c{number}"), &image, &["/bin/true"]);
                 let running = add(&node, pod, config, container)?;
                 node.cri().start(&running.id)?;
@@ -255,7 +256,7 @@ pub(crate) fn five_hundred_containers_report_zero(fixture: &Fixture) -> Result<(
     for result in results {
         ids.extend(result?);
     }
-    ensure!(ids.len() == 4 * IN_ONE_POD);
+    ensure!(ids.len() == 4 * in_one_pod);
     for id in &ids {
         let status = ended(&node, id)?;
         ensure!(status.exit_code == 0, "exit code {} {:?}", status.exit_code, status.reason);

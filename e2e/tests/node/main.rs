@@ -193,26 +193,26 @@ fn together() -> Vec<Case> {
         restore::a_start_that_a_crash_cuts_off_is_not_lost,
         restore::what_is_no_checkpoint_of_the_pod_is_refused,
         restore::a_hostile_checkpoint_steers_nothing,
+        lies::a_lying_registry_leaves_nothing_but_an_error,
+        lifecycle::five_hundred_containers_report_zero,
+        logs::two_hundred_mebibytes_and_twenty_reopens_lose_nothing,
+        events::who_never_reads_is_cut_off_and_the_other_hears_everything,
+        streaming::a_thousand_dropped_clients_leave_nothing,
+        strangers::those_without_a_token_take_nobodys_place,
+        floods::a_hundred_thousand_sizes_are_one_and_leave_nothing,
+        floods::resets_and_headers_without_end_harm_nobody_else,
+        churn::two_hundred_pods_come_and_go_without_a_trace,
     ]
 }
 
 /// Tests that measure what the daemon costs, or ask so much of the machine that others would wait.
 fn alone() -> Vec<Case> {
     cases![
-        lies::a_lying_registry_leaves_nothing_but_an_error,
-        lifecycle::five_hundred_containers_report_zero,
-        logs::two_hundred_mebibytes_and_twenty_reopens_lose_nothing,
-        events::who_never_reads_is_cut_off_and_the_other_hears_everything,
         stats::figures_of_a_busy_container_are_right_with_runc,
         stats::figures_of_a_busy_container_are_right_with_crun,
         stats::a_hundred_containers_are_listed_at_once_and_come_and_go_meanwhile,
-        streaming::a_thousand_dropped_clients_leave_nothing,
         execs::two_hundred_at_once_succeed_or_are_told_why_not,
-        strangers::those_without_a_token_take_nobodys_place,
         floods::output_without_end_is_cut_and_costs_what_it_may,
-        floods::a_hundred_thousand_sizes_are_one_and_leave_nothing,
         floods::clients_that_attach_and_vanish_leave_nothing,
-        floods::resets_and_headers_without_end_harm_nobody_else,
-        churn::two_hundred_pods_come_and_go_without_a_trace,
     ]
 }

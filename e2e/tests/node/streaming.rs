@@ -548,7 +548,7 @@ pub(crate) fn a_thousand_dropped_clients_leave_nothing(fixture: &Fixture) -> Res
     gone(&node, "sleep 4715")?;
     let before = node.traces();
     let memory = host::pss_kib(node.pid()?)?;
-    round(CLIENTS)?;
+    round(fixture.times(CLIENTS))?;
     gone(&node, "sleep 4715")?;
     ensure_nothing_new(&before, || node.traces())?;
     let after = host::pss_kib(node.pid()?)?;
