@@ -13,7 +13,7 @@ use crate::wait::eventually;
 
 /// How long clean-up behind an answered request may take: the daemon looks for what it owes every
 /// half minute, and tokio keeps idle threads for ten seconds.
-const SETTLE: Duration = Duration::from_secs(60);
+const SETTLE: Duration = Duration::from_secs(120);
 
 /// Threads that tokio starts when the daemon's looks from time to time (statistics, writable layers,
 /// leftovers) fall together, and that these then keep from being idle: no request's, so no leak.
@@ -33,6 +33,9 @@ pub struct Traces {
     pub things: BTreeSet<String>,
     /// Open descriptors of the daemon, by what they lead to.
     pub descriptors: Vec<String>,
+    /// Control groups of pods and containers that are there, with the parent of all; none without
+    /// pods.
+    pub groups: BTreeSet<PathBuf>,
     /// Threads of the daemon.
     pub threads: usize,
 }
@@ -47,7 +50,8 @@ impl Traces {
         }
         // The parent group is not the daemon's to remove: the kubelet makes and keeps it.
         let below = |dir: &&PathBuf| !dir.ends_with(names.cgroup.trim_start_matches('/'));
-        for group in host::cgroup_dirs(&names.cgroup).iter().filter(below) {
+        let groups = host::cgroup_dirs(&names.cgroup);
+        for group in groups.iter().filter(below) {
             note("cgroup", group.display().to_string());
         }
         for process in host::processes_of(dir, Some(&names.cgroup)) {
@@ -86,8 +90,10 @@ impl Traces {
                 note("zombie", n.to_string());
             }
         }
+        let groups = if things.is_empty() { BTreeSet::new() } else { groups.into_iter().collect() };
         Self {
             things,
+            groups,
             descriptors: daemon.map(host::descriptors).unwrap_or_default(),
             threads: daemon.map_or(0, host::threads),
         }
@@ -106,7 +112,11 @@ impl Traces {
         let mut more: Vec<String> = self.things.difference(&before.things).cloned().collect();
         if self.descriptors.len() > before.descriptors.len() {
             let mut old = before.descriptors.clone();
-            for target in &self.descriptors {
+            // The figures of what was there before may be looked at for the first time since.
+            let figure = |target: &&String| {
+                Path::new(target).parent().is_some_and(|group| before.groups.contains(group))
+            };
+            for target in self.descriptors.iter().filter(|target| !figure(target)) {
                 // Numbers in socket:[123] differ each time: kinds are compared, not names.
                 match old.iter().position(|known| kind(known) == kind(target)) {
                     Some(at) => drop(old.swap_remove(at)),
@@ -152,5 +162,14 @@ mod tests {
         assert!(traces(&["socket:[7]", "/log", "pipe:[9]"]).since(&before).is_empty());
         let more = traces(&["socket:[7]", "socket:[8]", "/log", "pipe:[9]"]).since(&before);
         assert_eq!(more, ["descriptor: socket:[8]"]);
+    }
+
+    #[test]
+    fn figures_of_what_was_there_before_may_come_late() {
+        let mut before = traces(&["/log"]);
+        let later = traces(&["/log", "/cgroup/a/cpu.stat", "/cgroup/b/cpu.stat"]);
+        assert_eq!(later.since(&before).len(), 2);
+        before.groups.insert("/cgroup/a".into());
+        assert_eq!(later.since(&before), ["descriptor: /cgroup/b/cpu.stat"]);
     }
 }
