@@ -47,7 +47,7 @@ pub fn tool(name: &str) -> Result<PathBuf> {
 
 /// What was built or downloaded once and is kept between runs.
 pub fn cache() -> PathBuf {
-    env::var_os("CRISOL_CACHE").map_or_else(|| source("../.cache"), PathBuf::from)
+    env::var_os("CRISOL_CACHE").map_or_else(|| repository().join(".cache"), PathBuf::from)
 }
 
 /// A file of this package's source.
@@ -57,7 +57,8 @@ pub fn source(name: &str) -> PathBuf {
 
 /// The repository.
 pub fn repository() -> PathBuf {
-    source("..")
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).to_owned()
 }
 
 /// cargo's target directory: the parent of `release/` above this program.

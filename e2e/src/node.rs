@@ -275,11 +275,14 @@ level = "{log}"
         ensure!(self.daemon.is_none(), "the daemon runs already");
         let mut daemon = Program::start(command, &self.log_file())?;
         let ready = eventually("daemon ready", START, || {
-            daemon.ensure_running()?;
+            if let Err(ended) = daemon.ensure_running() {
+                return Ok(Err(ended));
+            }
             self.cri.version_rpc(pb::VersionRequest::default())?;
             self.cri.status_rpc(pb::StatusRequest { verbose: false })?;
-            Ok(())
+            Ok(Ok(()))
         });
+        let ready = ready.flatten();
         let printed = daemon.printed();
         self.daemon = Some(daemon);
         ready.with_context(|| format!("the log ends:\n{}", tail(&printed, SHOWN)))
