@@ -2,6 +2,7 @@
 //! daemon is here.
 #![allow(unsafe_code)]
 
+pub mod beneath;
 pub mod foreign;
 pub mod idmap;
 pub mod in_root;

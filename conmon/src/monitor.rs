@@ -25,7 +25,7 @@ use crate::control::{Control, Slot};
 use crate::exec::Execs;
 use crate::exit::ExitFile;
 use crate::fault::{Fault, Tried, complain};
-use crate::log::Log;
+use crate::log::{Log, Place};
 use crate::oom::OomCounter;
 use crate::poller::{Poller, Token};
 use crate::stdio::{Channel, Read, Reading, Said, Sink, Stdin, Stdio};
@@ -101,7 +101,7 @@ impl Monitor {
         };
         let mut attach = Attach::bind(dir.as_fd(), once, &poller)?;
         let control = Control::bind(dir.as_fd(), &poller)?;
-        let log = Log::open(launch.log.as_deref())?;
+        let log = Log::open(Place::of(&launch))?;
         let spawner = Spawner::new(launch.owner);
         let stdin = if launch.stdin { Stdin::Open } else { Stdin::Null };
         let reading = if launch.restore { Reading::Held } else { Reading::AtOnce };

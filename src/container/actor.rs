@@ -109,6 +109,7 @@ pub fn new(
         id,
         pod: pod.id,
         log: create::log_path(pod, &spec),
+        log_directory: pod.log_directory.clone(),
         cgroup: parts.cgroups.container(pod.cgroup_parent.as_deref(), &id),
         spec,
         updated: None,

@@ -82,6 +82,7 @@ fn together() -> Vec<Case> {
         lifecycle::a_command_that_does_not_exist_is_a_clear_error,
         logs::streams_partial_lines_and_the_last_line_are_tagged,
         network::pods_reach_each_other_and_a_host_port_leads_in,
+        logs::a_link_below_a_pods_directory_of_logs_leads_nowhere,
         network::a_host_network_pod_needs_no_plugin,
         network::resolv_conf_and_hostname_are_the_requests,
         network::sysctls_apply_in_the_pod_alone,
