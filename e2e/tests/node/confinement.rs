@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use crisol::cri::pb;
 use e2e::host;
 use e2e::node::Node;
@@ -306,4 +306,25 @@ fn no_pause_without_need(node: &Node, image: &str) -> Result<()> {
         ensure!(processes.len() == 2, "{processes:?}");
         Ok(())
     })
+}
+
+/// With runc: crun's own defaults open the console in every container, whatever the rules say.
+pub(crate) fn the_nodes_console_is_not_a_containers(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    // A node may be made, as of any device; what the group forbids is to open it.
+    let line = "mknod /null c 1 3 && (: </null) && (: >/null) && echo null; \
+                mknod /console c 5 1 && echo made; \
+                for way in '</console' '>/console'; do eval \"(: $way)\" 2>&1; done; exit 0";
+    let pod_config = request::host_network_pod(&node, "console");
+    let pod = node.cri().run_pod_with(&pod_config, "runc")?;
+    let running = add(&node, &pod, &pod_config, request::shell("c", &image, line))?;
+    node.cri().start(&running.id)?;
+    crate::support::ended(&node, &running.id)?;
+    let lines = running.printed()?;
+    let [null, made, refused @ ..] = &lines[..] else { bail!("{lines:?}") };
+    ensure!(null == "null" && made == "made", "{lines:?}");
+    let refusals = refused.iter().filter(|line| line.contains("Operation not permitted"));
+    ensure!(refusals.count() == 2 && refused.len() == 2, "{lines:?}");
+    Ok(node.cri().drop_pod(&pod)?)
 }

@@ -91,6 +91,7 @@ fn together() -> Vec<Case> {
         confinement::the_default_is_confined,
         confinement::seccomp_filters_when_asked,
         confinement::capabilities_are_as_asked,
+        confinement::the_nodes_console_is_not_a_containers,
         confinement::users_come_by_number_name_and_image,
         confinement::a_read_only_root_cannot_be_written,
         confinement::mounts_arrive_with_their_options,
