@@ -16,6 +16,7 @@ pub mod pass_fds;
 pub mod pidfd;
 pub mod readiness;
 pub mod real_path;
+pub mod stand_in;
 pub mod sysctl;
 pub mod tmpfs;
 pub mod tree;

@@ -109,6 +109,14 @@ pub enum NamespaceError {
     /// The loopback interface did not come up.
     #[error("bring interface lo up")]
     Loopback(#[source] io::Error),
+    /// An interface or an address of it was refused.
+    #[error("make interface {name}")]
+    Interface {
+        /// The interface.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The host name was refused.
     #[error("set host name {hostname:?}")]
     Hostname {
@@ -231,7 +239,8 @@ fn enter(path: &Path, namespace: Namespace) -> Result<(), NamespaceError> {
         .map_err(|source| NamespaceError::Enter { path: path.to_owned(), source })
 }
 
-fn on_own_thread<T: Send>(
+/// Runs `f` on a thread that ends right after, so that it may leave the daemon's namespaces.
+pub(super) fn on_own_thread<T: Send>(
     f: impl FnOnce() -> Result<T, NamespaceError> + Send,
 ) -> Result<T, NamespaceError> {
     thread::scope(|scope| {
