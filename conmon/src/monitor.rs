@@ -29,7 +29,7 @@ use crate::log::{Log, Place};
 use crate::oom::OomCounter;
 use crate::poller::{Poller, Token};
 use crate::stdio::{Channel, Read, Reading, Said, Sink, Stdin, Stdio};
-use crate::{report, sys};
+use crate::{report, rights, sys};
 
 mod create;
 mod request;
@@ -111,6 +111,7 @@ impl Monitor {
             (None, Stdio::pipes(stdin, reading, &poller)?)
         };
         attach.set_input(input, &poller);
+        rights::give_up().tried(|| "give up capabilities".to_owned())?;
         let shortened = console.as_ref().map(|console| console.shorten(&launch));
         let program = spawner
             .start(shortened.as_ref().unwrap_or(&launch.runtime), streams)

@@ -9,6 +9,8 @@ use conmon::Launch;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::rights;
+
 /// The place of a log.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
@@ -34,6 +36,10 @@ impl Place {
     /// # Errors
     /// Those of openat2(2); in words, when a link is on the way.
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        rights::with(rights::OPEN, || self.open_with_rights())
+    }
+
+    fn open_with_rights(&self) -> io::Result<OwnedFd> {
         // Readable, to look at the last byte. Nobody waits for the other end of a FIFO.
         let flags = OFlags::RDWR
             | OFlags::APPEND

@@ -1,6 +1,7 @@
 //! Identity, privileges and mounts as a container itself sees them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, bail, ensure};
 use crisol::cri::pb;
@@ -327,4 +328,63 @@ pub(crate) fn the_nodes_console_is_not_a_containers(fixture: &Fixture) -> Result
     let refusals = refused.iter().filter(|line| line.contains("Operation not permitted"));
     ensure!(refusals.count() == 2 && refused.len() == 2, "{lines:?}");
     Ok(node.cri().drop_pod(&pod)?)
+}
+
+pub(crate) fn a_monitor_has_no_rights_but_for_the_calls_that_need_them(
+    fixture: &Fixture,
+) -> Result<()> {
+    /// CHOWN, DAC_OVERRIDE, KILL, SYS_PTRACE and SYS_RESOURCE.
+    const KEPT: u64 = 1 | 1 << 1 | 1 << 5 | 1 << 19 | 1 << 24;
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    for handler in ["runc", "crun"] {
+        let pod_config = request::host_network_pod(&node, &format!("rights-{handler}"));
+        let pod = node.cri().run_pod_with(&pod_config, handler)?;
+        let mut config = request::shell("c", &image, "while :; do echo more; sleep 0.1; done");
+        security(&mut config).run_as_user = Some(pb::Int64Value { value: 1000 });
+        let running = add(&node, &pod, &pod_config, config)?;
+        node.cri().start(&running.id)?;
+        let monitor = parent(pid(&node, &running.id)?)?;
+        ensure!(fs::read_to_string(format!("/proc/{monitor}/comm"))? == "conmon\n");
+        let has_none = || -> Result<()> {
+            let status = fs::read_to_string(format!("/proc/{monitor}/status"))?;
+            let lines: Vec<String> = status.lines().map(str::to_owned).collect();
+            ensure!(hex(&lines, "CapEff")? == 0 && hex(&lines, "CapInh")? == 0, "{status}");
+            ensure!(hex(&lines, "CapPrm")? & !KEPT == 0, "{status}");
+            Ok(())
+        };
+        has_none()?;
+        // What takes rights works: another process, the end of one of another user, a new log that
+        // is in a directory of somebody else's.
+        exec(&node, &running.id, &["/bin/true"])?;
+        let request = pb::ExecSyncRequest {
+            container_id: running.id.clone(),
+            cmd: ["/bin/sleep", "1000"].map(str::to_owned).into(),
+            timeout: 1,
+        };
+        let late = node.cri().exec_rpc(request).err().context("it ended")?;
+        ensure!(late.code() == tonic::Code::DeadlineExceeded, "{late:?}");
+        let lives = || host::processes_of(node.dir(), Some(node.cgroup()));
+        ensure!(!lives().iter().any(|process| process.command == "/bin/sleep 1000"), "it lives");
+        let dir = running.log().parent().context("no directory")?.to_owned();
+        fs::rename(running.log(), dir.join("old"))?;
+        std::os::unix::fs::chown(&dir, Some(1000), Some(1000))?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        let container_id = running.id.clone();
+        node.cri().reopen_rpc(pb::ReopenContainerLogRequest { container_id })?;
+        eventually("it writes to the new log", END, || {
+            ensure!(fs::metadata(running.log())?.len() > 0);
+            Ok(())
+        })?;
+        has_none()?;
+        node.cri().drop_pod(&pod)?;
+    }
+    Ok(())
+}
+
+/// Whose child a process is.
+fn parent(pid: u32) -> Result<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let lines: Vec<String> = status.lines().map(str::to_owned).collect();
+    Ok(field(&lines, "PPid")?.parse()?)
 }

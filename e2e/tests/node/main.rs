@@ -92,6 +92,7 @@ fn together() -> Vec<Case> {
         network::a_failing_plugin_is_undone_and_owed_deletes_are_paid,
         confinement::the_default_is_confined,
         confinement::the_nodes_console_is_not_a_containers,
+        confinement::a_monitor_has_no_rights_but_for_the_calls_that_need_them,
         confinement::seccomp_filters_when_asked,
         confinement::capabilities_are_as_asked,
         confinement::users_come_by_number_name_and_image,
