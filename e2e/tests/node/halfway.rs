@@ -191,7 +191,7 @@ pub(crate) fn a_lost_monitor_and_an_error_while_looking_do_not_keep_a_stop_from_
         });
         missed?;
         stopped?;
-        ensure!(log.contains("look for its process"), "the daemon met no error");
+        ensure!(log.contains("read its exit record"), "the daemon met no error");
         let ended = support::ended(&node, &running.id)?;
         ensure!(ended.reason == "MonitorLost", "{ended:?}");
         ensure!(host::process(first).is_none(), "it lives");
