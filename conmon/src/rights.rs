@@ -26,7 +26,9 @@ pub(crate) const OPEN: CapabilitySet = CapabilitySet::DAC_OVERRIDE;
 /// To signal processes of other users.
 pub(crate) const SIGNAL: CapabilitySet = CapabilitySet::KILL;
 
-/// To see processes of other users where /proc hides them (proc(5), hidepid).
+/// To see processes of other users where /proc hides them (proc(5), hidepid). While the monitor holds
+/// it, nobody without it traces the monitor, or opens what the monitor has open (ptrace(2), "Ptrace
+/// access mode checking"): not the root of a container that sees the node's processes.
 pub(crate) const LOOK: CapabilitySet = CapabilitySet::SYS_PTRACE;
 
 /// To take an oom_score_adj below the monitor's own.
@@ -37,14 +39,15 @@ const KEPT: CapabilitySet = GIVE.union(OPEN).union(SIGNAL).union(LOOK).union(PRO
 
 /// Gives up for good what is never used, and for now everything.
 ///
-/// Where root gets no rights by execve(2) (securebits), the runtime would start without any, so there
-/// everything is kept.
+/// Where root gets no rights by execve(2) (securebits), the runtime would start without any, and
+/// without [`LOOK`] the monitor would have no more than a container has. There only the second is done.
 pub(crate) fn give_up() -> io::Result<()> {
-    if capabilities_secure_bits()?.contains(CapabilitiesSecureBits::NO_ROOT) {
-        return Ok(());
-    }
     let before = capabilities(None)?;
-    let permitted = before.permitted & KEPT;
+    let regained = !capabilities_secure_bits()?.contains(CapabilitiesSecureBits::NO_ROOT);
+    let permitted = match regained && before.permitted.contains(LOOK) {
+        true => before.permitted & KEPT,
+        false => before.permitted,
+    };
     let sets = CapabilitySets { effective: CapabilitySet::empty(), permitted, ..before };
     Ok(set_capabilities(None, sets)?)
 }

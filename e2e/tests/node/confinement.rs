@@ -382,6 +382,29 @@ pub(crate) fn a_monitor_has_no_rights_but_for_the_calls_that_need_them(
     Ok(())
 }
 
+pub(crate) fn who_sees_the_nodes_processes_gets_into_no_monitor(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let sleeps = |name: &str| request::container(name, &image, &["/bin/sleep", "1000"]);
+    let other = run(&node, sleeps("other"))?;
+    let monitor = parent(pid(&node, &other.id)?)?;
+    let mut pod_config = request::host_network_pod(&node, "sees");
+    request::namespaces(&mut pod_config).pid = pb::NamespaceMode::Node.into();
+    let sees = run_in(&node, pod_config, sleeps("sees"))?;
+    // Root, with the default capabilities.
+    let line = format!(
+        "id -u; cat /proc/{monitor}/comm; for way in fd/0 environ mem ns/mnt root/etc; do \
+         ls /proc/{monitor}/$way/. >/dev/null 2>&1 && echo $way; \
+         head -c 1 /proc/{monitor}/$way >/dev/null 2>&1 && echo $way; done; exit 0"
+    );
+    let said = exec(&node, &sees.id, &["/bin/sh", "-c", &line])?;
+    ensure!(said == "0\nconmon\n", "{said:?}");
+    for running in [other, sees] {
+        node.cri().drop_pod(&running.pod)?;
+    }
+    Ok(())
+}
+
 /// Whose child a process is.
 fn parent(pid: u32) -> Result<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;

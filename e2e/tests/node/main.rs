@@ -93,6 +93,7 @@ fn together() -> Vec<Case> {
         confinement::the_default_is_confined,
         confinement::the_nodes_console_is_not_a_containers,
         confinement::a_monitor_has_no_rights_but_for_the_calls_that_need_them,
+        confinement::who_sees_the_nodes_processes_gets_into_no_monitor,
         confinement::seccomp_filters_when_asked,
         confinement::capabilities_are_as_asked,
         confinement::users_come_by_number_name_and_image,
