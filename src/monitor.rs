@@ -69,6 +69,14 @@ pub enum MonitorError {
         /// What the system said.
         source: io::Error,
     },
+    /// Its exit record could not be read.
+    #[error("read the exit record in {dir}")]
+    Record {
+        /// The monitor's directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The connection broke.
     #[error("talk to the monitor in {dir}")]
     Talk {
@@ -129,6 +137,15 @@ impl MonitorError {
     }
 }
 
+impl MonitorError {
+    /// Whether certainly nobody listens. Other errors say so much of the daemon as of the monitor.
+    fn is_nobody(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, NotFound};
+        matches!(self, Self::Connect { source, .. }
+            if matches!(source.kind(), ConnectionRefused | NotFound))
+    }
+}
+
 impl Classify for MonitorError {
     fn kind(&self) -> Kind {
         match self {
@@ -166,8 +183,8 @@ pub enum Event {
     Exited(Exit),
     /// The monitor is gone and left no exit record.
     Lost,
-    /// Nobody answers, and whether there is an exit record could not be told.
-    Unknown(io::Error),
+    /// Whether there is a monitor or an exit record could not be told.
+    Unknown(MonitorError),
 }
 
 /// Starts the monitor `program` and waits until it has the container's process.
@@ -263,15 +280,16 @@ pub async fn dismiss(dir: &Path) {
 /// Follows the monitor in `dir` to the container's end.
 ///
 /// A connection that breaks is tried again; when nobody listens any more, the exit record that
-/// the monitor left speaks for it. An error while that is read says nothing about the container.
+/// the monitor left speaks for it. An error while they are looked for says nothing about the container.
 pub async fn watch(dir: PathBuf, events: mpsc::Sender<Event>) {
     let mut event = Event::Lost;
     for _ in 0..RECONNECTS {
         event = match follow(&dir).await {
             Ok(exit) => Event::Exited(exit),
-            Err(_) => match left_behind(&dir) {
+            Err(error) => match left_behind(&dir) {
                 Ok(Some(exit)) => Event::Exited(exit),
-                Ok(None) => Event::Lost,
+                Ok(None) if error.is_nobody() => Event::Lost,
+                Ok(None) => Event::Unknown(error),
                 Err(error) => Event::Unknown(error),
             },
         };
@@ -288,11 +306,11 @@ pub async fn watch(dir: PathBuf, events: mpsc::Sender<Event>) {
 ///
 /// # Errors
 /// When it could not be read: there may be one.
-pub fn left_behind(dir: &Path) -> io::Result<Option<Exit>> {
+pub fn left_behind(dir: &Path) -> Result<Option<Exit>, MonitorError> {
     let text = match fs::read(dir.join(conmon::EXIT)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+        Err(source) => return Err(MonitorError::Record { dir: dir.to_owned(), source }),
     };
     let exit = Exit::parse(&String::from_utf8_lossy(&text));
     let damaged = |error: &_| tracing::warn!(dir = %dir.display(), %error, "use an exit record");

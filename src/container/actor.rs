@@ -41,7 +41,7 @@ const MAX_DEFERRED: usize = 64;
 /// Finished steps that wait to be looked at; more steps never run at once.
 const MAX_FACTS: usize = 8;
 
-/// After this an exit record that could not be read is looked for again.
+/// After this a monitor that could not be asked is asked again.
 const WATCH_AGAIN: Duration = Duration::from_secs(1);
 
 /// After this a kill that did not end the process is tried again.
@@ -350,8 +350,8 @@ impl Actor {
         match event {
             monitor::Event::Exited(exit) => self.on_exit(Ended::from_monitor(&exit)).await,
             monitor::Event::Unknown(error) => {
-                tracing::error!(container = %self.record.id, %error, "read its exit record");
-                self.is_unknown();
+                let error = crate::error::chain(&error);
+                tracing::error!(container = %self.record.id, error, "its monitor cannot be asked");
                 self.watch_again();
             }
             monitor::Event::Lost => match stop::find(&self.record) {
@@ -384,7 +384,7 @@ impl Actor {
         }
     }
 
-    /// Looks for the monitor and its exit record anew, a little later.
+    /// Looks for the monitor and its exit record anew, a little later. Until then all is as it was.
     fn watch_again(&self) {
         let (dir, events) = (self.parts.layout.monitor(&self.record.id), self.monitor.0.clone());
         drop(crate::steps::spawn("watch monitor", async move {

@@ -23,6 +23,16 @@ async fn only_a_record_that_is_certainly_absent_is_a_loss() {
     assert!(matches!(told(dir.path()).await, Event::Unknown(_)));
     fs::remove_dir(&file).expect("remove");
 
+    // Who listens cannot be told.
+    let socket = dir.path().join(conmon::SOCKET);
+    std::os::unix::fs::symlink(conmon::SOCKET, &socket).expect("link");
+    assert!(matches!(told(dir.path()).await, Event::Unknown(_)));
+    fs::remove_file(&socket).expect("remove");
+
+    // Nobody does.
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("bind"));
+    assert!(matches!(told(dir.path()).await, Event::Lost));
+
     fs::write(&file, EXIT.to_text()).expect("write");
     assert_eq!(left_behind(dir.path()).expect("read"), Some(EXIT));
     assert!(matches!(told(dir.path()).await, Event::Exited(EXIT)));
