@@ -69,6 +69,14 @@ pub enum MonitorError {
         /// What the system said.
         source: io::Error,
     },
+    /// Its exit record could not be read.
+    #[error("read the exit record in {dir}")]
+    Record {
+        /// The monitor's directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The connection broke.
     #[error("talk to the monitor in {dir}")]
     Talk {
@@ -129,6 +137,15 @@ impl MonitorError {
     }
 }
 
+impl MonitorError {
+    /// Whether certainly nobody listens. Other errors say so much of the daemon as of the monitor.
+    fn is_nobody(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, NotFound};
+        matches!(self, Self::Connect { source, .. }
+            if matches!(source.kind(), ConnectionRefused | NotFound))
+    }
+}
+
 impl Classify for MonitorError {
     fn kind(&self) -> Kind {
         match self {
@@ -160,12 +177,14 @@ pub struct Known {
 }
 
 /// What a watched monitor tells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub enum Event {
     /// The container has ended and its log is complete.
     Exited(Exit),
     /// The monitor is gone and left no exit record.
     Lost,
+    /// Whether there is a monitor or an exit record could not be told.
+    Unknown(MonitorError),
 }
 
 /// Starts the monitor `program` and waits until it has the container's process.
@@ -261,16 +280,20 @@ pub async fn dismiss(dir: &Path) {
 /// Follows the monitor in `dir` to the container's end.
 ///
 /// A connection that breaks is tried again; when nobody listens any more, the exit record that
-/// the monitor left speaks for it.
+/// the monitor left speaks for it. An error while they are looked for says nothing about the container.
 pub async fn watch(dir: PathBuf, events: mpsc::Sender<Event>) {
     let mut event = Event::Lost;
     for _ in 0..RECONNECTS {
-        if let Ok(exit) = follow(&dir).await {
-            event = Event::Exited(exit);
-            break;
-        }
-        if let Some(exit) = left_behind(&dir) {
-            event = Event::Exited(exit);
+        event = match follow(&dir).await {
+            Ok(exit) => Event::Exited(exit),
+            Err(error) => match left_behind(&dir) {
+                Ok(Some(exit)) => Event::Exited(exit),
+                Ok(None) if error.is_nobody() => Event::Lost,
+                Ok(None) => Event::Unknown(error),
+                Err(error) => Event::Unknown(error),
+            },
+        };
+        if matches!(event, Event::Exited(_)) {
             break;
         }
         tokio::time::sleep(RECONNECT_PAUSE).await;
@@ -279,10 +302,19 @@ pub async fn watch(dir: PathBuf, events: mpsc::Sender<Event>) {
     events.send(event).await.ok();
 }
 
-/// The exit record in `dir`, if the monitor got to write one.
-pub fn left_behind(dir: &Path) -> Option<Exit> {
-    let text = fs::read_to_string(dir.join(conmon::EXIT)).ok()?;
-    Exit::parse(&text).ok()
+/// The exit record in `dir`, if the monitor got to write one. One that is damaged is none.
+///
+/// # Errors
+/// When it could not be read: there may be one.
+pub fn left_behind(dir: &Path) -> Result<Option<Exit>, MonitorError> {
+    let text = match fs::read(dir.join(conmon::EXIT)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(MonitorError::Record { dir: dir.to_owned(), source }),
+    };
+    let exit = Exit::parse(&String::from_utf8_lossy(&text));
+    let damaged = |error: &_| tracing::warn!(dir = %dir.display(), %error, "use an exit record");
+    Ok(exit.inspect_err(damaged).ok())
 }
 
 async fn follow(dir: &Path) -> Result<Exit, MonitorError> {
@@ -424,3 +456,6 @@ impl<S: AsyncRead + Unpin> Frames<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

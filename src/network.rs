@@ -17,6 +17,7 @@ use tokio::sync::RwLock;
 
 use crate::config;
 use crate::sys::namespaces;
+use crate::sys::stand_in::StandIn;
 
 mod addresses;
 mod attachment;
@@ -26,6 +27,7 @@ pub mod hostname;
 pub mod left_running;
 pub mod pod_ranges;
 pub mod resolv_conf;
+mod stand_in;
 mod status;
 
 pub use attachment::Attachment;
@@ -140,7 +142,8 @@ impl Networks {
         Err(failed)
     }
 
-    /// Detaches a pod, with `netns` none if its namespace is gone. A pod that is not attached
+    /// Detaches a pod, with `netns` none if its namespace is gone; where plugins look into it for what
+    /// to undo, they get one like it. A pod that is not attached
     /// needs nothing. After a failure the pod stays among [`owed`](Self::owed); repeat it.
     pub async fn del(&self, pod_id: &str, netns: Option<&Path>) -> Result<(), NetworkError> {
         let _no_gc = self.shared.gc.read().await;
@@ -240,6 +243,12 @@ impl Networks {
                 Ok(config) => Arc::new(config),
                 Err(_) => self.configured(pod_id, &entry.network_name)?,
             };
+            let stand_in = match netns {
+                Some(_) => None,
+                None => stand_in::of(&config, &entry).await,
+            };
+            let instead = stand_in.as_ref().map(StandIn::path);
+            let netns = netns.or(instead.as_deref());
             self.del_one(config, pod_id, netns, &entry.if_name).await?;
         }
         for file in damaged {

@@ -2,6 +2,7 @@
 //! daemon is here.
 #![allow(unsafe_code)]
 
+pub mod beneath;
 pub mod foreign;
 pub mod idmap;
 pub mod in_root;
@@ -15,6 +16,7 @@ pub mod pass_fds;
 pub mod pidfd;
 pub mod readiness;
 pub mod real_path;
+pub mod stand_in;
 pub mod sysctl;
 pub mod tmpfs;
 pub mod tree;

@@ -19,7 +19,7 @@ use conmon::Owner;
 use rustix::fs::{FileType, Gid, Uid};
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
-use crate::{procfs, sys};
+use crate::{procfs, rights, sys};
 
 /// How many ends of unknown children are remembered. They are the container's own orphans, and a
 /// runtime program lives for a fraction of a second.
@@ -44,7 +44,7 @@ pub(crate) struct Process {
 impl Process {
     /// Looks at a process that cannot go away meanwhile: it is this one, or a child not reaped.
     pub(crate) fn look_at(pid: i32) -> Process {
-        let stat = procfs::stat(pid);
+        let stat = rights::with(rights::LOOK, || procfs::stat(pid));
         let (start_time, group, session) =
             stat.map_or((0, pid, pid), |stat| (stat.start_time, stat.group, stat.session));
         Process { pid, start_time, group, session }
@@ -76,7 +76,7 @@ impl Streams {
             let kind = FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode);
             if matches!(kind, FileType::Fifo | FileType::Socket) {
                 let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
-                rustix::fs::fchown(stream, Some(uid), Some(gid))?;
+                rights::with(rights::GIVE, || rustix::fs::fchown(stream, Some(uid), Some(gid)))?;
             }
         }
         Ok(())

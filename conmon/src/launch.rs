@@ -1,8 +1,8 @@
 //! The command line that starts a monitor.
 //!
 //! ```text
-//! conmon run --dir D --id ID [--log P] [--terminal] [--stdin] [--stdin-once] [--owner UID:GID]
-//!            [--restore] --create-timeout-ms N -- RUNTIME ARGS...
+//! conmon run --dir D --id ID [--log P [--log-dir L]] [--terminal] [--stdin] [--stdin-once]
+//!            [--owner UID:GID] [--restore] --create-timeout-ms N -- RUNTIME ARGS...
 //! ```
 //!
 //! [`Launch::args`] and [`Launch::parse`] are each other's inverse.
@@ -11,7 +11,7 @@ use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 /// The longest create deadline taken: a day. More is a unit mistake of the caller.
@@ -27,6 +27,9 @@ pub struct Launch {
     pub id: String,
     /// The CRI log file, absolute. None discards the output.
     pub log: Option<PathBuf>,
+    /// The directory that the log is below: absolute, and a prefix of `log`. It is found as any path
+    /// is; below it, where pods may write, no link is followed. None only excepts the log's own name.
+    pub log_dir: Option<PathBuf>,
     /// The container has a terminal: its output comes from the pty master which the runtime
     /// delivers on [`crate::CONSOLE`].
     pub terminal: bool,
@@ -81,6 +84,9 @@ impl Launch {
         if let Some(log) = &self.log {
             args.extend(["--log".into(), log.clone().into()]);
         }
+        if let Some(dir) = &self.log_dir {
+            args.extend(["--log-dir".into(), dir.clone().into()]);
+        }
         let switches = [
             (self.terminal, "--terminal"),
             (self.stdin, "--stdin"),
@@ -123,6 +129,7 @@ struct Draft {
     dir: Option<PathBuf>,
     id: Option<String>,
     log: Option<PathBuf>,
+    log_dir: Option<PathBuf>,
     terminal: Option<()>,
     stdin: Option<()>,
     stdin_once: Option<()>,
@@ -145,6 +152,7 @@ impl Draft {
                 set(&mut self.id, "--id", id.ok_or(LaunchError::Value("--id"))?)
             }
             b"--log" => set(&mut self.log, "--log", absolute("--log", rest)?),
+            b"--log-dir" => set(&mut self.log_dir, "--log-dir", absolute("--log-dir", rest)?),
             b"--terminal" => set(&mut self.terminal, "--terminal", ()),
             b"--stdin" => set(&mut self.stdin, "--stdin", ()),
             b"--stdin-once" => set(&mut self.stdin_once, "--stdin-once", ()),
@@ -168,10 +176,14 @@ impl Draft {
         if runtime.is_empty() {
             return Err(LaunchError::Missing("the runtime's command line"));
         }
+        if self.log_dir.as_ref().is_some_and(|dir| !is_below(self.log.as_deref(), dir)) {
+            return Err(LaunchError::Value("--log-dir"));
+        }
         Ok(Launch {
             dir: self.dir.ok_or(LaunchError::Missing("--dir"))?,
             id: self.id.ok_or(LaunchError::Missing("--id"))?,
             log: self.log,
+            log_dir: self.log_dir,
             terminal: self.terminal.is_some(),
             stdin: self.stdin.is_some(),
             stdin_once: self.stdin_once.is_some(),
@@ -198,6 +210,15 @@ fn absolute(
 ) -> Result<PathBuf, LaunchError> {
     let path = PathBuf::from(value(name, rest)?);
     if path.is_absolute() { Ok(path) } else { Err(LaunchError::Value(name)) }
+}
+
+/// Whether the log is a name below `dir`, and no `..` leads out of that again.
+fn is_below(log: Option<&Path>, dir: &Path) -> bool {
+    let rest = log.and_then(|log| log.strip_prefix(dir).ok());
+    rest.is_some_and(|rest| {
+        let mut parts = rest.components().peekable();
+        parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+    })
 }
 
 fn set<T>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), LaunchError> {

@@ -10,15 +10,16 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::FileType;
 
 use crate::child::now_ns;
 use crate::fault::{Fault, Tried};
 
 mod line;
+mod place;
 pub(crate) use line::{MAX_MESSAGE, Source};
+pub(crate) use place::Place;
 
 /// Bytes gathered before they are written. About what one read of a full pipe yields, with room
 /// for the longest line in any case.
@@ -39,16 +40,16 @@ pub(crate) struct Log {
 
 /// Where the log goes.
 struct Target {
-    path: PathBuf,
+    place: Place,
     file: OwnedFd,
     /// The file ends within a line, so the next batch must start a new one.
     torn: bool,
 }
 
 impl Log {
-    /// Creates or opens the log. Without a path the output is discarded.
-    pub(crate) fn open(path: Option<&Path>) -> Result<Log, Fault> {
-        let target = path.map(Target::open).transpose()?;
+    /// Creates or opens the log. Without a place the output is discarded.
+    pub(crate) fn open(place: Option<Place>) -> Result<Log, Fault> {
+        let target = place.map(Target::open).transpose()?;
         Ok(Log {
             target,
             clock: line::Clock::new(),
@@ -96,12 +97,12 @@ impl Log {
         self.lost
     }
 
-    /// Opens the log's path anew. If that fails, the old file stays in use and none is created.
+    /// Opens the log's place anew. If that fails, the old file stays in use and none is created.
     ///
     /// Everything read so far is already in the old file, so no line is lost or doubled.
     pub(crate) fn reopen(&mut self) -> Result<(), Fault> {
         if let Some(target) = &mut self.target {
-            *target = Target::open(&target.path)?;
+            *target = Target::open(target.place.clone())?;
         }
         Ok(())
     }
@@ -149,18 +150,9 @@ impl Log {
 }
 
 impl Target {
-    fn open(path: &Path) -> Result<Target, Fault> {
-        let tried = || format!("open log {}", path.display());
-        // Readable, to look at the last byte. Neither a link nor a FIFO may stand in for the log:
-        // the directory is writable by others than us.
-        let flags = OFlags::RDWR
-            | OFlags::APPEND
-            | OFlags::CREATE
-            | OFlags::NOFOLLOW
-            | OFlags::NONBLOCK
-            | OFlags::NOCTTY
-            | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o640)).tried(tried)?;
+    fn open(place: Place) -> Result<Target, Fault> {
+        let tried = || format!("open log {}", place.path().display());
+        let file = place.open().tried(tried)?;
         let stat = rustix::fs::fstat(&file).tried(tried)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("not a regular file")).tried(tried);
@@ -170,7 +162,7 @@ impl Target {
         let torn = size > 0
             && rustix::io::pread(&file, &mut last, size - 1).is_ok_and(|count| count == 1)
             && last != *b"\n";
-        Ok(Target { path: path.to_owned(), file, torn })
+        Ok(Target { place, file, torn })
     }
 
     /// Writes all of `batch` or, as far as the file system lets us, nothing of it.

@@ -26,6 +26,7 @@ mod pause;
 mod poller;
 mod procfs;
 mod report;
+mod rights;
 mod stdio;
 mod sys;
 mod tree;

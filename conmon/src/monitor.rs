@@ -25,11 +25,11 @@ use crate::control::{Control, Slot};
 use crate::exec::Execs;
 use crate::exit::ExitFile;
 use crate::fault::{Fault, Tried, complain};
-use crate::log::Log;
+use crate::log::{Log, Place};
 use crate::oom::OomCounter;
 use crate::poller::{Poller, Token};
 use crate::stdio::{Channel, Read, Reading, Said, Sink, Stdin, Stdio};
-use crate::{report, sys};
+use crate::{report, rights, sys};
 
 mod create;
 mod request;
@@ -101,7 +101,7 @@ impl Monitor {
         };
         let mut attach = Attach::bind(dir.as_fd(), once, &poller)?;
         let control = Control::bind(dir.as_fd(), &poller)?;
-        let log = Log::open(launch.log.as_deref())?;
+        let log = Log::open(Place::of(&launch))?;
         let spawner = Spawner::new(launch.owner);
         let stdin = if launch.stdin { Stdin::Open } else { Stdin::Null };
         let reading = if launch.restore { Reading::Held } else { Reading::AtOnce };
@@ -111,6 +111,7 @@ impl Monitor {
             (None, Stdio::pipes(stdin, reading, &poller)?)
         };
         attach.set_input(input, &poller);
+        rights::give_up().tried(|| "give up capabilities".to_owned())?;
         let shortened = console.as_ref().map(|console| console.shorten(&launch));
         let program = spawner
             .start(shortened.as_ref().unwrap_or(&launch.runtime), streams)

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::procfs;
+use crate::{procfs, rights};
 
 /// The counter of one container's cgroup.
 pub(crate) struct OomCounter {
@@ -29,10 +29,12 @@ impl OomCounter {
     /// Opens the counter of the cgroup that `pid` is in.
     pub(crate) fn open(pid: i32) -> io::Result<OomCounter> {
         let mut groups = Groups::default();
-        procfs::for_each_line(Path::new(&format!("/proc/{pid}/cgroup")), |line| {
+        let file = format!("/proc/{pid}/cgroup");
+        let see = |line: &[u8]| {
             groups.see(line);
             ControlFlow::Continue(())
-        })?;
+        };
+        rights::with(rights::LOOK, || procfs::for_each_line(Path::new(&file), see))?;
         let mut path = None;
         procfs::for_each_line(Path::new("/proc/self/mountinfo"), |line| {
             path = Mount::parse(line).and_then(|mount| mount.counter(&groups));

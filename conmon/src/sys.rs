@@ -12,6 +12,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::{mem, ptr};
 
+use crate::rights;
+
 /// Closes every descriptor from `first` on.
 ///
 /// Only for the start of a process, before anything owns a descriptor in that range.
@@ -86,7 +88,7 @@ pub(crate) fn start_clean(command: &mut Command, oom_score_adj: Option<i32>) {
         }
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         if let Some(score) = &score {
-            crate::procfs::set_oom_score_adj(score)?;
+            rights::with(rights::PROTECT, || crate::procfs::set_oom_score_adj(score))?;
         }
         Ok(())
     };

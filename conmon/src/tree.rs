@@ -9,7 +9,7 @@
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::child::Process;
-use crate::procfs;
+use crate::{procfs, rights};
 
 /// How many processes of a tree are kept in mind. A tree that grows faster than it can be killed
 /// is a fork bomb, which the pids cgroup has to bound.
@@ -79,7 +79,7 @@ impl Tree {
     fn stop(&mut self) -> usize {
         let (own, members) = (self.own.pid, &mut self.members);
         let mut alive = 0;
-        let seen = procfs::for_each_process(|pid, stat| {
+        let mut see = |pid: i32, stat: &procfs::Stat| {
             let this = Member { pid, start_time: stat.start_time };
             // A pid with another start time is used anew: it says nothing about the tree any more.
             members.retain(|member| member.pid != pid || *member == this);
@@ -96,7 +96,8 @@ impl Tree {
                 alive += 1;
                 this.signal(Signal::STOP);
             }
-        });
+        };
+        let seen = rights::with(rights::LOOK, || procfs::for_each_process(&mut see));
         // Without /proc nothing can be said about who lives.
         if seen.is_err() { alive.max(1) } else { alive }
     }
@@ -107,10 +108,11 @@ impl Member {
     fn signal(self, signal: Signal) {
         let pid = Pid::from_raw(self.pid).filter(|pid| *pid != rustix::process::getpid());
         let pidfd = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        let same = procfs::stat(self.pid).is_some_and(|stat| stat.start_time == self.start_time);
+        let stat = rights::with(rights::LOOK, || procfs::stat(self.pid));
+        let same = stat.is_some_and(|stat| stat.start_time == self.start_time);
         if let Some(pidfd) = pidfd.filter(|_| same) {
             // ESRCH: it ended meanwhile.
-            rustix::process::pidfd_send_signal(pidfd, signal).ok();
+            rights::with(rights::SIGNAL, || rustix::process::pidfd_send_signal(pidfd, signal)).ok();
         }
     }
 }

@@ -41,6 +41,9 @@ const MAX_DEFERRED: usize = 64;
 /// Finished steps that wait to be looked at; more steps never run at once.
 const MAX_FACTS: usize = 8;
 
+/// After this a monitor that could not be asked is asked again.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
+
 /// After this a kill that did not end the process is tried again.
 const KILL_AGAIN: Duration = Duration::from_secs(5);
 
@@ -109,6 +112,7 @@ pub fn new(
         id,
         pod: pod.id,
         log: create::log_path(pod, &spec),
+        log_directory: pod.log_directory.clone(),
         cgroup: parts.cgroups.container(pod.cgroup_parent.as_deref(), &id),
         spec,
         updated: None,
@@ -345,6 +349,11 @@ impl Actor {
     async fn on_monitor(&mut self, event: monitor::Event) {
         match event {
             monitor::Event::Exited(exit) => self.on_exit(Ended::from_monitor(&exit)).await,
+            monitor::Event::Unknown(error) => {
+                let error = crate::error::chain(&error);
+                tracing::error!(container = %self.record.id, error, "its monitor cannot be asked");
+                self.watch_again();
+            }
             monitor::Event::Lost => match stop::find(&self.record) {
                 // R18: only the kernel's word that it is gone makes it gone.
                 Ok(None) if self.record.waits_to_be_restored() => {
@@ -356,31 +365,42 @@ impl Actor {
                 }
                 Ok(Some(_)) => {
                     tracing::error!(container = %self.record.id, "the monitor is gone");
-                    if self.record.state != State::Stopping {
-                        self.set_state(State::Unknown);
-                    }
+                    self.is_unknown();
                     self.watch_process();
                 }
                 Err(error) => {
                     tracing::error!(container = %self.record.id, %error, "look for its process");
-                    // Who waits for its end goes on waiting, and it goes on being killed.
-                    if self.record.state != State::Stopping {
-                        self.set_state(State::Unknown);
-                    }
+                    self.is_unknown();
                     self.watch_process();
                 }
             },
         }
     }
 
-    /// Comes back as the loss of the monitor once the kernel says that the process is gone, however
-    /// often it has to be asked.
+    /// Nothing is known of it. Who waits for its end goes on waiting, and it goes on being killed.
+    fn is_unknown(&mut self) {
+        if self.record.state != State::Stopping {
+            self.set_state(State::Unknown);
+        }
+    }
+
+    /// Looks for the monitor and its exit record anew, a little later. Until then all is as it was.
+    fn watch_again(&self) {
+        let (dir, events) = (self.parts.layout.monitor(&self.record.id), self.monitor.0.clone());
+        drop(crate::steps::spawn("watch monitor", async move {
+            tokio::time::sleep(WATCH_AGAIN).await;
+            monitor::watch(dir, events).await;
+        }));
+    }
+
+    /// Asks for the exit again once the kernel says that the process is gone, however often that has to
+    /// be asked: the monitor may live, and only have been out of reach.
     fn watch_process(&self) {
         let Some(process) = self.record.process else { return };
-        let lost = self.monitor.0.clone();
+        let (dir, events) = (self.parts.layout.monitor(&self.record.id), self.monitor.0.clone());
         drop(crate::steps::spawn("watch process", async move {
             pidfd::gone(process.pid, process.start_time).await;
-            lost.send(monitor::Event::Lost).await.ok();
+            monitor::watch(dir, events).await;
         }));
     }
 

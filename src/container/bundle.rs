@@ -134,21 +134,24 @@ pub fn directory(path: &Path, user: Option<&Mapping>) -> Result<(), ContainerErr
 /// user namespace: the group of its writable layer. Blocks.
 pub fn tighten(parts: &Parts, id: &ContainerId) {
     let path = parts.layout.bundle(id);
-    let close = || {
-        if path.symlink_metadata()?.mode() & 0o007 == 0 {
-            return Ok(());
-        }
-        let upper = parts.layout.writable_layer(id).join("upper").symlink_metadata();
-        let gid = upper.map_or(0, |upper| upper.gid());
-        chown(&path, None, Some(gid))?;
-        fs::set_permissions(&path, Permissions::from_mode(0o710))
-    };
-    match close() {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "stays open to users of the node");
-        }
-        _ => {}
+    if let Err(error) = close(&path, &parts.layout.writable_layer(id).join("upper")) {
+        tracing::warn!(path = %path.display(), %error, "stays open to users of the node");
     }
+}
+
+/// Leaves what is closed as it is, whoever its group; absent is fine.
+fn close(bundle: &Path, upper: &Path) -> io::Result<()> {
+    let absent = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(None),
+        _ => Err(error),
+    };
+    match bundle.symlink_metadata().map(Some).or_else(absent)? {
+        Some(metadata) if metadata.mode() & 0o007 != 0 => {}
+        _ => return Ok(()),
+    }
+    let upper = upper.symlink_metadata().map(Some).or_else(absent)?;
+    chown(bundle, None, Some(upper.map_or(0, |upper| upper.gid())))?;
+    fs::set_permissions(bundle, Permissions::from_mode(0o710))
 }
 
 /// Writes the configuration into the bundle. Blocks.
@@ -314,4 +317,48 @@ fn device(node: &Stat, path: PathBuf, permissions: &str) -> Option<HostDevice> {
         gid: node.st_gid,
         permissions: permissions.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs root.
+    #[test]
+    fn an_open_bundle_is_closed_to_all_but_its_user_namespace_and_a_closed_one_is_left() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (bundle, upper) = (dir.path().join("bundle"), dir.path().join("upper"));
+        let look = || {
+            let metadata = bundle.symlink_metadata().expect("metadata");
+            (metadata.mode() & 0o7777, metadata.uid(), metadata.gid())
+        };
+        let open = |mode| {
+            fs::set_permissions(&bundle, Permissions::from_mode(mode)).expect("mode");
+            chown(&bundle, None, Some(0)).expect("group");
+        };
+        close(&bundle, &upper).expect("an absent one");
+        assert!(!bundle.exists());
+        fs::create_dir(&bundle).expect("directory");
+
+        open(0o711);
+        close(&bundle, &upper).expect("without a layer");
+        assert_eq!(look(), (0o710, 0, 0));
+
+        fs::create_dir(&upper).expect("directory");
+        chown(&upper, Some(100_000), Some(200_000)).expect("owner");
+        close(&bundle, &upper).expect("a closed one");
+        assert_eq!(look(), (0o710, 0, 0), "it was closed already");
+        for mode in [0o711, 0o755, 0o704] {
+            open(mode);
+            close(&bundle, &upper).expect("an open one");
+            assert_eq!(look(), (0o710, 0, 200_000), "{mode:o}");
+        }
+
+        // Whose it is could not be told: better closed later than to the wrong group.
+        open(0o711);
+        let through_a_file = dir.path().join("file/upper");
+        fs::write(dir.path().join("file"), "").expect("file");
+        close(&bundle, &through_a_file).expect_err("not a directory");
+        assert_eq!(look(), (0o711, 0, 0));
+    }
 }

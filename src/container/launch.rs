@@ -3,8 +3,9 @@
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use conmon::{Launch, Owner};
@@ -13,6 +14,7 @@ use crate::monitor::{self, MonitorError, ProcessId};
 use crate::runtime::checkpoint::CheckpointDirs;
 use crate::runtime::{CREATE_DEADLINE, Runtime, Stdin, reason_in_log};
 use crate::steps::{Operation, blocking};
+use crate::sys::beneath;
 
 use super::{ContainerError, ContainerRecord, Parts};
 
@@ -54,6 +56,7 @@ fn launch(parts: &Parts, record: &ContainerRecord, runtime: Vec<OsString>) -> La
         dir: parts.layout.monitor(&record.id),
         id: record.id.to_string(),
         log: record.log.clone(),
+        log_dir: record.log.as_ref().and(record.log_directory.clone()),
         terminal: spec.tty,
         stdin: spec.stdin,
         stdin_once: spec.stdin_once,
@@ -71,14 +74,9 @@ async fn run(
     launch: &Launch,
     operation: &Operation,
 ) -> Result<ProcessId, ContainerError> {
-    if let Some(parent) = record.log.as_deref().and_then(Path::parent) {
-        let parent = parent.to_owned();
-        blocking(move || {
-            let made = DirBuilder::new().recursive(true).mode(0o755).create(&parent);
-            let action = "make directory";
-            made.map_err(|source| ContainerError::File { action, path: parent, source })
-        })
-        .await?;
+    if let Some(log) = record.log.clone() {
+        let base = record.log_directory.clone();
+        blocking(move || make_log_directories(&log, base)).await?;
     }
     let slot = runtime.slot().await;
     operation.step("monitor");
@@ -94,4 +92,26 @@ async fn run(
         }
         Err(source) => Err(ContainerError::Monitor { id: record.id, source }),
     }
+}
+
+/// Makes the directories of the log. Those below `base` are in the reach of who may write to the pod's
+/// directory of logs, so no link is followed there.
+fn make_log_directories(log: &Path, base: Option<PathBuf>) -> Result<(), ContainerError> {
+    let failed = |path: &Path, source| ContainerError::File {
+        action: "make directory",
+        path: path.to_owned(),
+        source,
+    };
+    let Some(parent) = log.parent() else { return Ok(()) };
+    let mut path = base.unwrap_or_else(|| parent.to_owned());
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(&path);
+    made.map_err(|source| failed(&path, source))?;
+    let below = parent.strip_prefix(&path).map_err(io::Error::other);
+    let below = below.map_err(|source| failed(parent, source))?;
+    let mut dir = beneath::open(&path).map_err(|source| failed(&path, source))?;
+    for name in below {
+        path.push(name);
+        dir = beneath::make_dir(&dir, name, 0o755).map_err(|source| failed(&path, source))?;
+    }
+    Ok(())
 }

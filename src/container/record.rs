@@ -51,6 +51,10 @@ pub struct ContainerRecord {
     pub layers: Vec<String>,
     /// Absolute path of the log.
     pub log: Option<PathBuf>,
+    /// The pod's directory of logs, which the log is below. No link between them is followed; none =
+    /// the record is of a crisol that did not know.
+    #[serde(default)]
+    pub log_directory: Option<PathBuf>,
     /// Its control group, as the runtime takes it.
     pub cgroup: String,
     /// Number of the signal that asks it to end.

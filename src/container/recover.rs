@@ -161,9 +161,10 @@ async fn revive(
         }
         Ok(Known { exit: None, .. }) => started_meanwhile(parts, record).await,
         Err(MonitorError::Connect { .. }) => match monitor::left_behind(&dir) {
-            Some(exit) => end(parts, record, Ended::from_monitor(&exit)).await,
-            // The owner looks for the process itself and tells Unknown from ended.
-            None => Ok(record),
+            Ok(Some(exit)) => end(parts, record, Ended::from_monitor(&exit)).await,
+            // The owner looks for the process itself, and again for the record, and tells Unknown from
+            // ended.
+            Ok(None) | Err(_) => Ok(record),
         },
         Err(error) => {
             let error = crate::error::chain(&error);

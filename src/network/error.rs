@@ -165,6 +165,7 @@ impl Classify for NamespaceError {
             | Self::Unshare { source, .. }
             | Self::User { source, .. }
             | Self::Loopback(source)
+            | Self::Interface { source, .. }
             | Self::Pin { source, .. }
             | Self::Enter { source, .. } => Kind::of_io(source),
         }

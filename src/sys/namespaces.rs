@@ -109,6 +109,14 @@ pub enum NamespaceError {
     /// The loopback interface did not come up.
     #[error("bring interface lo up")]
     Loopback(#[source] io::Error),
+    /// An interface or an address of it was refused.
+    #[error("make interface {name}")]
+    Interface {
+        /// The interface.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The host name was refused.
     #[error("set host name {hostname:?}")]
     Hostname {
@@ -231,7 +239,8 @@ fn enter(path: &Path, namespace: Namespace) -> Result<(), NamespaceError> {
         .map_err(|source| NamespaceError::Enter { path: path.to_owned(), source })
 }
 
-fn on_own_thread<T: Send>(
+/// Runs `f` on a thread that ends right after, so that it may leave the daemon's namespaces.
+pub(super) fn on_own_thread<T: Send>(
     f: impl FnOnce() -> Result<T, NamespaceError> + Send,
 ) -> Result<T, NamespaceError> {
     thread::scope(|scope| {
@@ -289,7 +298,7 @@ fn pin_owned(
 fn set_up(request: &PinRequest<'_>) -> Result<(), NamespaceError> {
     if request.namespaces.contains(&Namespace::Network) {
         bring_loopback_up().map_err(NamespaceError::Loopback)?;
-        ignore_router_advertisements();
+        ignore_strangers_routes();
     }
     if let Some(hostname) = request.hostname {
         sethostname(hostname).map_err(|errno| NamespaceError::Hostname {
@@ -303,15 +312,20 @@ fn set_up(request: &PinRequest<'_>) -> Result<(), NamespaceError> {
     Ok(())
 }
 
-/// On a network that pods share, each could otherwise become the others' default route by a packet
-/// of its own. Interfaces that come later take after `default`. A pod that wants them asks for them.
-fn ignore_router_advertisements() {
-    for interface in ["all", "default"] {
-        let path = format!("/proc/sys/net/ipv6/conf/{interface}/accept_ra");
+/// By what a pod hears of routers it would take routes and addresses: on a network that pods share,
+/// each could lead the others' packets to itself by one packet of its own.
+const HEARSAY: [&str; 3] =
+    ["ipv6/conf/*/accept_ra", "ipv6/conf/*/accept_redirects", "ipv4/conf/*/accept_redirects"];
+
+/// Takes no routes from the network. Interfaces that come later take after `default`. A pod that wants
+/// them asks for them: its own kernel parameters are set after these.
+fn ignore_strangers_routes() {
+    for (parameter, interface) in HEARSAY.iter().flat_map(|of| [(of, "all"), (of, "default")]) {
+        let path = format!("/proc/sys/net/{}", parameter.replace('*', interface));
         match std::fs::write(&path, "0") {
             // A kernel without IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(path, %error, "router advertisements are accepted"),
+            Err(error) => tracing::warn!(path, %error, "routes of strangers are taken"),
             Ok(()) => {}
         }
     }

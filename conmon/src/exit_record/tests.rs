@@ -20,6 +20,18 @@ fn the_text_form_is_read_back_as_it_was() {
     }
 }
 
+/// Records that monitors have written so far: these, too, outlive the daemon that started them. Files in
+/// `golden` are added, never changed or removed.
+const GOLDEN: [&str; 1] = [include_str!("golden/1")];
+
+#[test]
+fn every_format_is_read_and_the_newest_is_written() {
+    for text in GOLDEN {
+        assert_eq!(Exit::parse(text), Ok(SAMPLE));
+    }
+    assert_eq!(SAMPLE.to_text(), GOLDEN[GOLDEN.len() - 1], "add a format");
+}
+
 #[test]
 fn every_truncation_is_an_error() {
     let text = SAMPLE.to_text();

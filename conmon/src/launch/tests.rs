@@ -11,6 +11,7 @@ fn sample() -> Launch {
         dir: "/run/crisol/monitor/ab12".into(),
         id: "ab12".into(),
         log: Some("/var/log/pods/x/0.log".into()),
+        log_dir: Some("/var/log/pods".into()),
         terminal: true,
         stdin: true,
         stdin_once: true,
@@ -27,7 +28,7 @@ fn parse(line: &str) -> Result<Launch, LaunchError> {
 
 #[test]
 fn every_launch_is_read_back_from_its_own_arguments() {
-    for bits in 0..64u8 {
+    for bits in 0..128u8 {
         let launch = Launch {
             terminal: bits & 1 != 0,
             stdin: bits & 2 != 0,
@@ -35,6 +36,7 @@ fn every_launch_is_read_back_from_its_own_arguments() {
             restore: bits & 32 != 0,
             log: (bits & 8 != 0)
                 .then(|| PathBuf::from(OsString::from_vec(b"/l/\xff -- x".to_vec()))),
+            log_dir: (bits & 8 != 0 && bits & 64 != 0).then(|| "/l/".into()),
             owner: sample().owner.filter(|_| bits & 16 != 0),
             ..sample()
         };
@@ -60,6 +62,11 @@ fn a_wrong_command_line_is_refused_by_the_name_of_what_is_wrong() {
         ("run --stdin --stdin -- r", Twice("--stdin")),
         ("run --owner 1 -- r", Value("--owner")),
         ("run --owner -1:4294967295 -- r", Value("--owner")),
+        ("run --log /l/0.log --log-dir l --dir /d -- r", Value("--log-dir")),
+        ("run --log-dir /l -- r", Value("--log-dir")),
+        ("run --log /l/0.log --log-dir /l/0.log -- r", Value("--log-dir")),
+        ("run --log /l/0.log --log-dir /l/0 -- r", Value("--log-dir")),
+        ("run --log /l/../0.log --log-dir /l -- r", Value("--log-dir")),
         ("run --colour -- r", Option("--colour".into())),
         ("run --dir /d --id a", Missing("--")),
         ("run --id a --create-timeout-ms 1 -- r", Missing("--dir")),

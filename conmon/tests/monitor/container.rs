@@ -43,6 +43,7 @@ impl Plan {
             dir,
             id: bundle.id.clone(),
             log: Some(log),
+            log_dir: Some(bundle.path("logs")),
             terminal: wish.terminal,
             stdin: false,
             stdin_once: false,

@@ -151,6 +151,7 @@ fn a_full_disk_costs_the_lines_that_do_not_fit_and_is_told_of() {
     let ballast = disk.path("ballast");
     fs::write(&ballast, vec![0; 512 * 1024]).unwrap();
     plan.launch.log = Some(disk.path("0.log"));
+    plan.launch.log_dir = Some(disk.path(""));
     let container = plan.create();
     container.start();
     eventually("the container is not held up", || container.shared("flooded").exists());
@@ -182,6 +183,7 @@ fn a_full_disk_costs_the_lines_that_do_not_fit_and_is_told_of() {
 fn without_a_log_the_container_runs_all_the_same() {
     let mut plan = Plan::new(Wish::script(Runtime::Crun, "yes | head -c 10000000; exit 1"));
     let log = plan.launch.log.take().unwrap();
+    plan.launch.log_dir = None;
     let (mut monitor, reply) = plan.launch();
     assert!(matches!(reply, Reply::Created { .. }));
     plan.launch.log = Some(log.clone());

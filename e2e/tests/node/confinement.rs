@@ -1,8 +1,9 @@
 //! Identity, privileges and mounts as a container itself sees them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use crisol::cri::pb;
 use e2e::host;
 use e2e::node::Node;
@@ -306,4 +307,107 @@ fn no_pause_without_need(node: &Node, image: &str) -> Result<()> {
         ensure!(processes.len() == 2, "{processes:?}");
         Ok(())
     })
+}
+
+/// With runc: crun's own defaults open the console in every container, whatever the rules say.
+pub(crate) fn the_nodes_console_is_not_a_containers(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    // A node may be made, as of any device; what the group forbids is to open it.
+    let line = "mknod /null c 1 3 && (: </null) && (: >/null) && echo null; \
+                mknod /console c 5 1 && echo made; \
+                for way in '</console' '>/console'; do eval \"(: $way)\" 2>&1; done; exit 0";
+    let pod_config = request::host_network_pod(&node, "console");
+    let pod = node.cri().run_pod_with(&pod_config, "runc")?;
+    let running = add(&node, &pod, &pod_config, request::shell("c", &image, line))?;
+    node.cri().start(&running.id)?;
+    crate::support::ended(&node, &running.id)?;
+    let lines = running.printed()?;
+    let [null, made, refused @ ..] = &lines[..] else { bail!("{lines:?}") };
+    ensure!(null == "null" && made == "made", "{lines:?}");
+    let refusals = refused.iter().filter(|line| line.contains("Operation not permitted"));
+    ensure!(refusals.count() == 2 && refused.len() == 2, "{lines:?}");
+    Ok(node.cri().drop_pod(&pod)?)
+}
+
+pub(crate) fn a_monitor_has_no_rights_but_for_the_calls_that_need_them(
+    fixture: &Fixture,
+) -> Result<()> {
+    /// CHOWN, DAC_OVERRIDE, KILL, SYS_PTRACE and SYS_RESOURCE.
+    const KEPT: u64 = 1 | 1 << 1 | 1 << 5 | 1 << 19 | 1 << 24;
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    for handler in ["runc", "crun"] {
+        let pod_config = request::host_network_pod(&node, &format!("rights-{handler}"));
+        let pod = node.cri().run_pod_with(&pod_config, handler)?;
+        let mut config = request::shell("c", &image, "while :; do echo more; sleep 0.1; done");
+        security(&mut config).run_as_user = Some(pb::Int64Value { value: 1000 });
+        let running = add(&node, &pod, &pod_config, config)?;
+        node.cri().start(&running.id)?;
+        let monitor = parent(pid(&node, &running.id)?)?;
+        ensure!(fs::read_to_string(format!("/proc/{monitor}/comm"))? == "conmon\n");
+        let has_none = || -> Result<()> {
+            let status = fs::read_to_string(format!("/proc/{monitor}/status"))?;
+            let lines: Vec<String> = status.lines().map(str::to_owned).collect();
+            ensure!(hex(&lines, "CapEff")? == 0 && hex(&lines, "CapInh")? == 0, "{status}");
+            ensure!(hex(&lines, "CapPrm")? & !KEPT == 0, "{status}");
+            Ok(())
+        };
+        has_none()?;
+        // What takes rights works: another process, the end of one of another user, a new log that
+        // is in a directory of somebody else's.
+        exec(&node, &running.id, &["/bin/true"])?;
+        let request = pb::ExecSyncRequest {
+            container_id: running.id.clone(),
+            cmd: ["/bin/sleep", "1000"].map(str::to_owned).into(),
+            timeout: 1,
+        };
+        let late = node.cri().exec_rpc(request).err().context("it ended")?;
+        ensure!(late.code() == tonic::Code::DeadlineExceeded, "{late:?}");
+        let lives = || host::processes_of(node.dir(), Some(node.cgroup()));
+        ensure!(!lives().iter().any(|process| process.command == "/bin/sleep 1000"), "it lives");
+        let dir = running.log().parent().context("no directory")?.to_owned();
+        fs::rename(running.log(), dir.join("old"))?;
+        std::os::unix::fs::chown(&dir, Some(1000), Some(1000))?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        let container_id = running.id.clone();
+        node.cri().reopen_rpc(pb::ReopenContainerLogRequest { container_id })?;
+        eventually("it writes to the new log", END, || {
+            ensure!(fs::metadata(running.log())?.len() > 0);
+            Ok(())
+        })?;
+        has_none()?;
+        node.cri().drop_pod(&pod)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn who_sees_the_nodes_processes_gets_into_no_monitor(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let sleeps = |name: &str| request::container(name, &image, &["/bin/sleep", "1000"]);
+    let other = run(&node, sleeps("other"))?;
+    let monitor = parent(pid(&node, &other.id)?)?;
+    let mut pod_config = request::host_network_pod(&node, "sees");
+    request::namespaces(&mut pod_config).pid = pb::NamespaceMode::Node.into();
+    let sees = run_in(&node, pod_config, sleeps("sees"))?;
+    // Root, with the default capabilities.
+    let line = format!(
+        "id -u; cat /proc/{monitor}/comm; for way in fd/0 environ mem ns/mnt root/etc; do \
+         ls /proc/{monitor}/$way/. >/dev/null 2>&1 && echo $way; \
+         head -c 1 /proc/{monitor}/$way >/dev/null 2>&1 && echo $way; done; exit 0"
+    );
+    let said = exec(&node, &sees.id, &["/bin/sh", "-c", &line])?;
+    ensure!(said == "0\nconmon\n", "{said:?}");
+    for running in [other, sees] {
+        node.cri().drop_pod(&running.pod)?;
+    }
+    Ok(())
+}
+
+/// Whose child a process is.
+fn parent(pid: u32) -> Result<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let lines: Vec<String> = status.lines().map(str::to_owned).collect();
+    Ok(field(&lines, "PPid")?.parse()?)
 }

@@ -1,16 +1,17 @@
 //! The container's log under load, rotation and odd output.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
 use e2e::runner::Fixture;
 use e2e::wait::eventually;
 use e2e::{log, request};
 
-use crate::support::{finish, run, state};
+use crate::support::{END, add, finish, run, state};
 
 /// Lines of 64 bytes that make 200 MiB.
 const LINES: usize = (200 << 20) / 64;
@@ -103,4 +104,66 @@ pub(crate) fn streams_partial_lines_and_the_last_line_are_tagged(fixture: &Fixtu
     ensure!(!stdout[stdout.len() - 1].full, "the last line had no newline");
     ensure!(log::lines(&running.log(), "stderr")? == ["error"]);
     Ok(())
+}
+
+pub(crate) fn a_link_below_a_pods_directory_of_logs_leads_nowhere(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    let image = fixture.busybox(&node)?;
+    let outside = fixture.dir().join("outside-of-logs");
+    fs::create_dir(&outside)?;
+    let nothing_outside = || -> Result<()> {
+        ensure!(fs::read_dir(&outside)?.count() == 0, "something was written outside");
+        Ok(())
+    };
+    let pod_config = request::host_network_pod(&node, "links");
+    let logs = PathBuf::from(&pod_config.log_directory);
+    let pod = node.cri().run_pod(&pod_config)?;
+    let chatty =
+        |name: &str| request::shell(name, &image, "while :; do echo more; sleep 0.1; done");
+    // In the place of the container's directory, of one above it, and of the file.
+    fs::create_dir_all(logs.join("file"))?;
+    let places = [("directory", "0.log"), ("above", "deeper/0.log"), ("file/0.log", "")];
+    for (link, rest) in places {
+        symlink(outside.join(rest), logs.join(link))?;
+        let mut config = chatty("refused");
+        config.log_path = format!("{link}/{rest}").trim_end_matches('/').to_owned();
+        let error = add(&node, &pod, &pod_config, config).expect_err(link).to_string();
+        ensure!(error.contains(&logs.join(link).display().to_string()), "{error}");
+        ensure!(error.contains("link"), "{error}");
+        nothing_outside()?;
+    }
+    let made = node.cri().containers()?.into_iter().filter(|made| made.pod_sandbox_id == pod);
+    ensure!(made.count() == 0, "a container was made");
+
+    // Between the start and a rotation.
+    let running = add(&node, &pod, &pod_config, chatty("rotated"))?;
+    node.cri().start(&running.id)?;
+    let (dir, moved) = (logs.join("rotated"), logs.join("moved"));
+    fs::rename(&dir, &moved)?;
+    symlink(&outside, &dir)?;
+    let container_id = running.id.clone();
+    let reopen = || {
+        let request = pb::ReopenContainerLogRequest { container_id: container_id.clone() };
+        node.cri().reopen_rpc(request)
+    };
+    let error = reopen().err().context("the link was followed")?;
+    for word in [&running.log().display().to_string(), "a link below"] {
+        ensure!(error.message().contains(word), "{error:?}");
+    }
+    nothing_outside()?;
+    let length = fs::metadata(moved.join("0.log"))?.len();
+    eventually("it goes on in the old file", END, || {
+        ensure!(fs::metadata(moved.join("0.log"))?.len() > length);
+        Ok(())
+    })?;
+    fs::remove_file(&dir)?;
+    fs::create_dir(&dir)?;
+    reopen()?;
+    eventually("it writes to the new file", END, || {
+        ensure!(!log::lines(&running.log(), "stdout")?.is_empty());
+        Ok(())
+    })?;
+    nothing_outside()?;
+    node.cri().drop_pod(&pod)?;
+    Ok(fs::remove_dir_all(&outside)?)
 }

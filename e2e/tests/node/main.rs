@@ -25,6 +25,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod namespaces;
+mod neighbours;
 mod network;
 mod nri;
 mod privileged;
@@ -81,13 +82,18 @@ fn together() -> Vec<Case> {
         lifecycle::an_exec_reports_both_outputs_and_the_code,
         lifecycle::a_command_that_does_not_exist_is_a_clear_error,
         logs::streams_partial_lines_and_the_last_line_are_tagged,
+        logs::a_link_below_a_pods_directory_of_logs_leads_nowhere,
         network::pods_reach_each_other_and_a_host_port_leads_in,
         network::a_host_network_pod_needs_no_plugin,
         network::resolv_conf_and_hostname_are_the_requests,
         network::sysctls_apply_in_the_pod_alone,
+        network::no_pod_becomes_the_router_of_others,
         network::the_pods_addresses_become_a_network_by_the_template,
         network::a_failing_plugin_is_undone_and_owed_deletes_are_paid,
         confinement::the_default_is_confined,
+        confinement::the_nodes_console_is_not_a_containers,
+        confinement::a_monitor_has_no_rights_but_for_the_calls_that_need_them,
+        confinement::who_sees_the_nodes_processes_gets_into_no_monitor,
         confinement::seccomp_filters_when_asked,
         confinement::capabilities_are_as_asked,
         confinement::users_come_by_number_name_and_image,

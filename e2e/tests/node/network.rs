@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +16,7 @@ use e2e::runner::Fixture;
 use e2e::traces::ensure_nothing_new;
 use e2e::wait::eventually;
 
+use crate::neighbours;
 use crate::support::{END, exec, free_port, run_in};
 
 /// How long a server may take to answer.
@@ -259,4 +262,67 @@ pub(crate) fn the_pods_addresses_become_a_network_by_the_template(fixture: &Fixt
     let text = fs::read_to_string(&written)?;
     ensure!(text.contains("10.89.78.0/24") && text.contains("\"::/0\""), "{text}");
     Ok(())
+}
+
+pub(crate) fn no_pod_becomes_the_router_of_others(fixture: &Fixture) -> Result<()> {
+    let node = fixture.own_node(Options::default())?;
+    let image = fixture.busybox(&node)?;
+    let pod = |name: &str, sysctls: &[(&str, &str)]| -> Result<PathBuf> {
+        let mut config = request::pod(&node, name);
+        let owned = sysctls.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        config.linux.get_or_insert_default().sysctls = owned.collect();
+        let sleeps = request::container("c", &image, &["/bin/sleep", "1000"]);
+        let running = run_in(&node, config, sleeps)?;
+        let family =
+            "for of in ipv4 ipv6; do cat /proc/sys/net/$of/conf/eth0/accept_redirects; done";
+        let redirects = exec(&node, &running.id, &["/bin/sh", "-c", family])?;
+        let asked = sysctls.iter().filter(|(key, _)| key.ends_with("accept_redirects"));
+        let expected = if asked.count() > 0 { "1\n1\n" } else { "0\n0\n" };
+        ensure!(redirects == expected, "{name}: {redirects:?}");
+        Ok(node.state().join("pods").join(running.pod).join("ns/net"))
+    };
+    let (evil, victim) = (pod("evil", &[])?, pod("victim", &[])?);
+    // What shows that there is something to hear: one that asked for it, on the same network.
+    let wants = [
+        ("net.ipv6.conf.default.accept_ra", "1"),
+        ("net.ipv6.conf.default.accept_redirects", "1"),
+        ("net.ipv4.conf.default.accept_redirects", "1"),
+    ];
+    let willing = pod("willing", &wants)?;
+    for pod in [&evil, &victim, &willing] {
+        eventually("the interface has its own address", END, || {
+            let local = in_network(pod, || neighbours::addresses("fe80"))??;
+            ensure!(local == 1, "{local} of them");
+            Ok(())
+        })?;
+    }
+    let heard = |pod: &Path| in_network(pod, neighbours::heard)?;
+    eventually("who wants it hears the advertisement", END, || {
+        in_network(&evil, neighbours::advertise)??;
+        let heard = heard(&willing)?;
+        ensure!(heard == neighbours::Heard { address: true, route: true }, "{heard:?}");
+        Ok(())
+    })?;
+    // One more, which nobody can have missed for not being there yet.
+    in_network(&evil, neighbours::advertise)??;
+    for deaf in [&victim, &evil] {
+        let heard = heard(deaf)?;
+        ensure!(heard == neighbours::Heard::default(), "{}: {heard:?}", deaf.display());
+    }
+    let nodes = neighbours::heard()?;
+    ensure!(!nodes.address, "the node itself took an address");
+    node.remove_all_pods()
+}
+
+/// What `f` says on a thread that is in this network namespace.
+fn in_network<T: Send + 'static>(
+    namespace: &Path,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let namespace = fs::File::open(namespace)?;
+    let inside = thread::spawn(move || -> Result<T> {
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        Ok(f())
+    });
+    inside.join().expect("no panic")
 }

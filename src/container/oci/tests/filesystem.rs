@@ -249,6 +249,37 @@ fn devices_are_closed_unless_asked_for() {
     assert!(!rules[1..].iter().any(|rule| rule["major"].is_null() && rule["access"] != "m"));
 }
 
+/// Whether the last rule that fits opens a character device for reading or writing.
+fn opens(config: &Value, (major, minor): (u64, u64)) -> bool {
+    let fits = |rule: &&Value| {
+        let is = |field: &str, number: u64| rule[field].is_null() || rule[field] == number;
+        let access = rule["access"].as_str().unwrap_or("rwm");
+        let kind = rule["type"].as_str().unwrap_or("a");
+        is("major", major)
+            && is("minor", minor)
+            && (kind == "a" || kind == "c")
+            && access.contains(['r', 'w'])
+    };
+    let rules = config["linux"]["resources"]["devices"].as_array().unwrap();
+    rules.iter().rfind(fits).unwrap()["allow"] == true
+}
+
+#[test]
+fn the_nodes_console_is_opened_by_privilege_or_request_alone() {
+    const CONSOLE: (u64, u64) = (5, 1);
+    for tty in [false, true] {
+        let config = Fixture::with(|f| f.spec.tty = tty).json();
+        assert!(!opens(&config, CONSOLE));
+        assert!(opens(&config, (5, 0)) && opens(&config, (136, 7)) && !opens(&config, (4, 64)));
+        let nodes = config["linux"]["devices"].as_array().unwrap();
+        assert!(nodes.is_empty(), "{nodes:?}");
+    }
+    let asked =
+        HostDevice { kind: DeviceKind::Char, major: 5, minor: 1, ..device("/dev/node", "rw") };
+    assert!(opens(&Fixture::with(|f| f.devices = vec![asked]).json(), CONSOLE));
+    assert!(opens(&Fixture::with(|f| f.spec.security.privileged = true).json(), CONSOLE));
+}
+
 #[test]
 fn a_privileged_container_has_the_hosts_devices() {
     let config = Fixture::with(|f| {
