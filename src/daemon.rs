@@ -24,6 +24,7 @@ use crate::apparmor::Apparmor;
 use crate::cgroup::{Cgroups, Driver};
 use crate::config::{CgroupDriver, Config, HandlerKind};
 use crate::container::{self, Containers};
+use crate::cri::answer::MAX_MESSAGE;
 use crate::cri::image_service::ImageStore;
 use crate::cri::layer::Calls;
 use crate::cri::report::Reporter;
@@ -51,9 +52,6 @@ mod drain;
 mod own;
 mod plugins;
 mod settle;
-
-/// The kubelet and crictl send and accept messages up to this.
-const MAX_MESSAGE: usize = 16 << 20;
 
 /// How often leftovers, owed networks and the runtimes are looked at.
 const SWEEP: Duration = Duration::from_secs(30);

@@ -213,6 +213,7 @@ fn alone() -> Vec<Case> {
         floods::a_hundred_thousand_sizes_are_one_and_leave_nothing,
         floods::clients_that_attach_and_vanish_leave_nothing,
         floods::resets_and_headers_without_end_harm_nobody_else,
+        floods::pods_that_no_list_holds_are_told_one_by_one,
         churn::two_hundred_pods_come_and_go_without_a_trace,
     ]
 }
