@@ -46,7 +46,7 @@ use crate::stats::{self, Stats, WritableLayers};
 use crate::steps::{self, Operations, blocking};
 use crate::stream;
 use crate::sys::listen::listen;
-use crate::trust;
+use crate::trust::{self, Program};
 
 mod drain;
 mod own;
@@ -156,6 +156,7 @@ impl Daemon {
         let layers = WritableLayers::new(layout.writable_layers());
         let plugins = Plugins::new(&config.nri, (version.name, version.version));
         let events = NodeEvents::new(metrics.clone());
+        let monitor = Program::new(&config.runtime.monitor, config.runtime.trust);
 
         let containers = Containers::new(Arc::new(container::Parts {
             layout: layout.clone(),
@@ -163,7 +164,8 @@ impl Daemon {
             images: images.clone(),
             criu: ArcSwap::from_pointee(inventory.criu.clone()),
             runtimes: runtimes(&config, &inventory, &host, cgroups.driver()),
-            monitor: config.runtime.monitor.clone(),
+            monitor: monitor.clone(),
+            trust: config.runtime.trust,
             cgroups: cgroups.clone(),
             apparmor: Apparmor::start(host.security.apparmor),
             host: host.clone(),
@@ -180,7 +182,7 @@ impl Daemon {
             networks: networks.clone(),
             cgroups: cgroups.clone(),
             host: host.clone(),
-            monitor: config.runtime.monitor.clone(),
+            monitor: monitor.clone(),
             handlers: oci_handlers(&config),
             default_handler: config.runtime.default_handler.clone(),
             plugins: plugins.clone(),
@@ -450,7 +452,9 @@ fn runtimes(
     let usable = config.runtime.handlers.iter().filter_map(|(name, handler)| {
         let report = inventory.handlers.get(name).filter(|_| handler.kind == HandlerKind::Oci)?;
         let (features, slots) = (report.features.clone(), slots.clone());
-        let runtime = Runtime::new(handler, features, systemd, environment.clone(), slots);
+        let program = Program::new(&handler.path, config.runtime.trust);
+        let runtime = (handler, program);
+        let runtime = Runtime::new(runtime, features, systemd, environment.clone(), slots);
         Some((name.clone(), Arc::new(runtime)))
     });
     usable.collect()

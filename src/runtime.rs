@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::config;
 use crate::error::{Classify, Kind};
 use crate::ids::ContainerId;
+use crate::trust::Program;
 
 pub mod checkpoint;
 pub mod criu;
@@ -114,7 +115,7 @@ pub enum RuntimeState {
 /// One handler's runtime.
 #[derive(Debug)]
 pub struct Runtime {
-    program: PathBuf,
+    program: Program,
     /// Global options: `--root`, those of the configuration, the cgroup driver's.
     global: Vec<OsString>,
     root: PathBuf,
@@ -126,9 +127,9 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// The runtime of `handler`; `slots` is shared by all runtimes of the node.
+    /// The runtime of a handler; `slots` is shared by all runtimes of the node.
     pub fn new(
-        handler: &config::Handler,
+        (handler, program): (&config::Handler, Program),
         features: Features,
         systemd_cgroup: SystemdCgroup,
         environment: Environment,
@@ -140,7 +141,7 @@ impl Runtime {
             global.push("--systemd-cgroup".into());
         }
         let features = ArcSwap::from_pointee(features);
-        let (program, root) = (handler.path.clone(), handler.root.clone());
+        let root = handler.root.clone();
         Self { program, global, root, environment, features, slots }
     }
 
@@ -161,12 +162,23 @@ impl Runtime {
 
     /// The program's file name, for messages.
     pub fn name(&self) -> String {
-        self.program.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.program.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Waits for one of the node's slots for starting containers and processes.
-    pub async fn slot(&self) -> SemaphorePermit<'_> {
-        self.slots.acquire().await.expect("the semaphore is never closed")
+    /// Waits for one of the node's slots for starting containers and processes, and looks whether
+    /// the program may still be run: who has a slot runs it next.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Spawn`] if others than root may change it now.
+    pub async fn slot(&self) -> Result<SemaphorePermit<'_>, RuntimeError> {
+        let slot = self.slots.acquire().await.expect("the semaphore is never closed");
+        match self.program.to_run() {
+            Ok(_) => Ok(slot),
+            Err(source) => {
+                let program = self.program.path().to_owned();
+                Err(RuntimeError::Spawn { program, source })
+            }
+        }
     }
 
     /// The command line that creates a container from its bundle.
@@ -270,7 +282,7 @@ impl Runtime {
     }
 
     fn argv(&self, log: &Path) -> Vec<OsString> {
-        let mut argv = vec![self.program.clone().into_os_string()];
+        let mut argv = vec![self.program.path().as_os_str().to_owned()];
         argv.extend(self.global.iter().cloned());
         argv.extend(["--log".into(), log.as_os_str().to_owned()]);
         argv.extend(["--log-format".into(), "json".into()]);
@@ -295,12 +307,13 @@ impl Runtime {
         within: Duration,
         pointless: impl Future<Output = ()>,
     ) -> Result<Vec<u8>, RuntimeError> {
-        let mut call = Command::new(&self.program);
+        let spawn =
+            |source| RuntimeError::Spawn { program: self.program.path().to_owned(), source };
+        let mut call = Command::new(self.program.to_run().map_err(spawn)?);
         call.args(&self.global).arg(command).args(arguments);
         call.env_clear().envs(self.environment.variables());
         call.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         call.current_dir(bundle.unwrap_or(Path::new("/"))).process_group(0);
-        let spawn = |source| RuntimeError::Spawn { program: self.program.clone(), source };
         let mut child = call.spawn().map_err(spawn)?;
         let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());

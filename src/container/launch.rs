@@ -81,6 +81,7 @@ async fn run(
         .await?;
     }
     let slot = runtime.slot().await;
+    let slot = slot.map_err(|source| ContainerError::Runtime { id: record.id, source })?;
     operation.step("monitor");
     let spawned = monitor::spawn(&parts.monitor, launch, runtime.environment().variables()).await;
     drop(slot);

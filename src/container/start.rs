@@ -24,6 +24,7 @@ pub async fn start(
     } else {
         operation.step("runtime slot");
         let slot = runtime.slot().await;
+        let slot = slot.map_err(|source| ContainerError::Runtime { id, source })?;
         operation.step("runtime start");
         let started = runtime.start(&id, &parts.layout.bundle(&id)).await;
         drop(slot);

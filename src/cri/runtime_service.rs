@@ -298,9 +298,13 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<pb::ExecSyncRequest>,
     ) -> Reply<pb::ExecSyncResponse> {
+        let caller = Caller::of_exec_sync(&request);
         let pb::ExecSyncRequest { container_id, cmd, timeout } = request.into_inner();
         let query = query("container_id", &container_id)?;
         let cmd = command(cmd)?;
+        if let Some(caller) = caller {
+            caller.runs(&container_id, cmd.first().map_or("", String::as_str));
+        }
         let timeout = u64::try_from(timeout).map_err(|_| invalid("timeout: is negative"))?;
         let timeout = Duration::from_secs(timeout).min(MAX_GRACE);
         let output = self.containers.exec_sync(&query, cmd, timeout).await.map_err(status)?;
