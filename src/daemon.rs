@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -41,7 +41,7 @@ use crate::path::Layout;
 use crate::pod::{self, Pods};
 use crate::rootfs;
 use crate::runtime::handlers::Inventory;
-use crate::runtime::{Environment, Runtime, SystemdCgroup};
+use crate::runtime::{Environment, Runtime, SystemdCgroup, Turns};
 use crate::stats::{self, Stats, WritableLayers};
 use crate::steps::{self, Operations, blocking};
 use crate::stream;
@@ -447,14 +447,14 @@ fn runtimes(
         Driver::Systemd => SystemdCgroup::Yes,
         Driver::Cgroupfs => SystemdCgroup::No,
     };
-    let slots = Arc::new(Semaphore::new(host.cpus * RUNTIMES_PER_CPU));
+    let turns = Turns::new(host.cpus * RUNTIMES_PER_CPU);
     let environment = Environment::new(&config.runtime.search_path);
     let usable = config.runtime.handlers.iter().filter_map(|(name, handler)| {
         let report = inventory.handlers.get(name).filter(|_| handler.kind == HandlerKind::Oci)?;
-        let (features, slots) = (report.features.clone(), slots.clone());
+        let (features, turns) = (report.features.clone(), turns.clone());
         let program = Program::new(&handler.path, config.runtime.trust);
         let runtime = (handler, program);
-        let runtime = Runtime::new(runtime, features, systemd, environment.clone(), slots);
+        let runtime = Runtime::new(runtime, features, systemd, environment.clone(), turns);
         Some((name.clone(), Arc::new(runtime)))
     });
     usable.collect()

@@ -16,7 +16,6 @@ use arc_swap::ArcSwap;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config;
 use crate::error::{Classify, Kind};
@@ -29,9 +28,11 @@ pub mod environment;
 pub mod features;
 pub mod handlers;
 pub mod probe;
+mod turns;
 
 pub use environment::Environment;
 pub use features::Features;
+pub use turns::{Slot, Turns};
 
 /// How long `create` may take: it pulls nothing, but hooks and slow disks count.
 pub const CREATE_DEADLINE: Duration = Duration::from_secs(240);
@@ -122,18 +123,18 @@ pub struct Runtime {
     environment: Environment,
     /// What it says it can do, as last asked.
     features: ArcSwap<Features>,
-    /// A runtime's start-up is bound by the CPU: more at a time only makes each slower.
-    slots: Arc<Semaphore>,
+    /// When it may be started.
+    turns: Turns,
 }
 
 impl Runtime {
-    /// The runtime of a handler; `slots` is shared by all runtimes of the node.
+    /// The runtime of a handler; `turns` are those of the node, of all its runtimes.
     pub fn new(
         (handler, program): (&config::Handler, Program),
         features: Features,
         systemd_cgroup: SystemdCgroup,
         environment: Environment,
-        slots: Arc<Semaphore>,
+        turns: Turns,
     ) -> Self {
         let mut global = vec!["--root".into(), handler.root.clone().into_os_string()];
         global.extend(handler.options.iter().map(OsString::from));
@@ -142,7 +143,7 @@ impl Runtime {
         }
         let features = ArcSwap::from_pointee(features);
         let root = handler.root.clone();
-        Self { program, global, root, environment, features, slots }
+        Self { program, global, root, environment, features, turns }
     }
 
     /// The environment that it runs in.
@@ -170,8 +171,8 @@ impl Runtime {
     ///
     /// # Errors
     /// [`RuntimeError::Spawn`] if others than root may change it now.
-    pub async fn slot(&self) -> Result<SemaphorePermit<'_>, RuntimeError> {
-        let slot = self.slots.acquire().await.expect("the semaphore is never closed");
+    pub async fn slot(&self) -> Result<Slot, RuntimeError> {
+        let slot = self.turns.slot().await;
         match self.program.to_run() {
             Ok(_) => Ok(slot),
             Err(source) => {

@@ -58,8 +58,9 @@ async fn run_runtime(
     let (turn, slot) = tokio::time::timeout_at(until, turn).await.map_err(|_| late())?;
     let slot = slot.map_err(|source| ContainerError::Runtime { id: record.id, source })?;
     let left = until.saturating_duration_since(Instant::now());
-    let started = monitor::exec(&dir, argv, files.0.pid.clone(), left, stdio).await;
-    drop((turn, slot));
+    let started = monitor::exec(&dir, argv, files.0.pid.clone(), left, stdio);
+    let started = slot.during(started).await;
+    drop(turn);
     match started {
         Ok(exec) => Ok(exec),
         Err(MonitorError::Refused { .. } | MonitorError::TimedOut { .. })

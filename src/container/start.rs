@@ -26,8 +26,7 @@ pub async fn start(
         let slot = runtime.slot().await;
         let slot = slot.map_err(|source| ContainerError::Runtime { id, source })?;
         operation.step("runtime start");
-        let started = runtime.start(&id, &parts.layout.bundle(&id)).await;
-        drop(slot);
+        let started = slot.during(runtime.start(&id, &parts.layout.bundle(&id))).await;
         started.map_err(|source| ContainerError::Runtime { id, source })?;
         None
     };

@@ -160,6 +160,7 @@ fn together() -> Vec<Case> {
         stuck::a_mount_that_never_answers_holds_up_its_own_container_alone,
         stuck::a_runtime_that_never_returns_holds_up_its_own_container_alone,
         stuck::a_runtime_that_hangs_in_an_exec_holds_up_its_own_container_alone,
+        stuck::runtimes_that_hang_in_all_slots_hold_up_their_own_containers_alone,
         stuck::a_frozen_container_holds_up_nobody_and_can_be_stopped,
         streaming::exec_works_with_crictl_over_both_transports,
         streaming::a_terminal_has_a_size_and_hangs_up_with_its_client,
