@@ -43,7 +43,7 @@ pub use credentials::{Credentials, CredentialsError};
 pub use digest::Digest;
 pub use error::ImageError;
 pub use reference::{Name, Reference, ReferenceError};
-pub use unpack::{UnpackError, lay_over};
+pub use unpack::{MAX_EXTENSION, MAX_XATTRS, UnpackError, is_taken, lay_over};
 
 use crate::ids::ImageId;
 use crate::metrics::Metrics;
