@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Classify, Kind};
+use crate::trust::Trust;
 
 pub mod check;
 pub mod raw;
@@ -73,6 +74,8 @@ pub struct Cri {
 /// `[stream]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stream {
+    /// Whose files are used; see [`Config::accept_writable_files`].
+    pub trust: Trust,
     /// Address that streaming URLs name.
     pub address: IpAddr,
     /// Port; 0 = any free one.
@@ -88,6 +91,8 @@ pub struct Stream {
 /// `[network]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
+    /// Whose files are used; see [`Config::accept_writable_files`].
+    pub trust: Trust,
     /// Where CNI configurations are.
     pub conf_dir: PathBuf,
     /// What becomes a CNI configuration when the kubelet tells the pods' addresses; none = nothing.
@@ -117,6 +122,8 @@ pub enum CgroupDriver {
 /// `[image]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Image {
+    /// Whose files are used; see [`Config::accept_writable_files`].
+    pub trust: Trust,
     /// containers-registries.conf(5); its drop-in directory is this path with `.d` appended.
     pub registries_conf: PathBuf,
     /// containers-policy.json(5).
@@ -130,6 +137,8 @@ pub struct Image {
 /// `[runtime]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Runtime {
+    /// Whose programs are run; see [`Config::accept_writable_files`].
+    pub trust: Trust,
     /// Name of the handler for requests that name none.
     pub default_handler: String,
     /// The monitor's program.
@@ -165,6 +174,8 @@ pub enum HandlerKind {
 /// `[nri]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Nri {
+    /// Whose files are used; see [`Config::accept_writable_files`].
+    pub trust: Trust,
     /// Whether there are plugins at all.
     pub enable: bool,
     /// Where plugins connect.

@@ -1,5 +1,6 @@
 //! The gRPC edge.
 
+pub mod answer;
 mod audit;
 pub mod convert;
 pub mod image_service;

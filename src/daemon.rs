@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -24,6 +24,7 @@ use crate::apparmor::Apparmor;
 use crate::cgroup::{Cgroups, Driver};
 use crate::config::{CgroupDriver, Config, HandlerKind};
 use crate::container::{self, Containers};
+use crate::cri::answer::MAX_MESSAGE;
 use crate::cri::image_service::ImageStore;
 use crate::cri::layer::Calls;
 use crate::cri::report::Reporter;
@@ -40,20 +41,17 @@ use crate::path::Layout;
 use crate::pod::{self, Pods};
 use crate::rootfs;
 use crate::runtime::handlers::Inventory;
-use crate::runtime::{Environment, Runtime, SystemdCgroup};
+use crate::runtime::{Environment, Runtime, SystemdCgroup, Turns};
 use crate::stats::{self, Stats, WritableLayers};
 use crate::steps::{self, Operations, blocking};
 use crate::stream;
 use crate::sys::listen::listen;
-use crate::trust;
+use crate::trust::{self, Program};
 
 mod drain;
 mod own;
 mod plugins;
 mod settle;
-
-/// The kubelet and crictl send and accept messages up to this.
-const MAX_MESSAGE: usize = 16 << 20;
 
 /// How often networks are given back while some are owed, at least: addresses may be scarce.
 const OWED: Duration = Duration::from_secs(5);
@@ -155,6 +153,7 @@ impl Daemon {
         let layers = WritableLayers::new(layout.writable_layers());
         let plugins = Plugins::new(&config.nri, (version.name, version.version));
         let events = NodeEvents::new(metrics.clone());
+        let monitor = Program::new(&config.runtime.monitor, config.runtime.trust);
 
         let containers = Containers::new(Arc::new(container::Parts {
             layout: layout.clone(),
@@ -162,7 +161,8 @@ impl Daemon {
             images: images.clone(),
             criu: ArcSwap::from_pointee(inventory.criu.clone()),
             runtimes: runtimes(&config, &inventory, &host, cgroups.driver()),
-            monitor: config.runtime.monitor.clone(),
+            monitor: monitor.clone(),
+            trust: config.runtime.trust,
             cgroups: cgroups.clone(),
             apparmor: Apparmor::start(host.security.apparmor),
             host: host.clone(),
@@ -179,7 +179,7 @@ impl Daemon {
             networks: networks.clone(),
             cgroups: cgroups.clone(),
             host: host.clone(),
-            monitor: config.runtime.monitor.clone(),
+            monitor: monitor.clone(),
             handlers: oci_handlers(&config),
             default_handler: config.runtime.default_handler.clone(),
             plugins: plugins.clone(),
@@ -447,12 +447,14 @@ fn runtimes(
         Driver::Systemd => SystemdCgroup::Yes,
         Driver::Cgroupfs => SystemdCgroup::No,
     };
-    let slots = Arc::new(Semaphore::new(host.cpus * RUNTIMES_PER_CPU));
+    let turns = Turns::new(host.cpus * RUNTIMES_PER_CPU);
     let environment = Environment::new(&config.runtime.search_path);
     let usable = config.runtime.handlers.iter().filter_map(|(name, handler)| {
         let report = inventory.handlers.get(name).filter(|_| handler.kind == HandlerKind::Oci)?;
-        let (features, slots) = (report.features.clone(), slots.clone());
-        let runtime = Runtime::new(handler, features, systemd, environment.clone(), slots);
+        let (features, turns) = (report.features.clone(), turns.clone());
+        let program = Program::new(&handler.path, config.runtime.trust);
+        let runtime = (handler, program);
+        let runtime = Runtime::new(runtime, features, systemd, environment.clone(), turns);
         Some((name.clone(), Arc::new(runtime)))
     });
     usable.collect()

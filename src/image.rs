@@ -17,9 +17,7 @@
 //! leads outside the layer's own directory.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -45,10 +43,11 @@ pub use credentials::{Credentials, CredentialsError};
 pub use digest::Digest;
 pub use error::ImageError;
 pub use reference::{Name, Reference, ReferenceError};
-pub use unpack::{UnpackError, lay_over};
+pub use unpack::{MAX_EXTENSION, MAX_XATTRS, UnpackError, is_taken, lay_over};
 
 use crate::ids::ImageId;
 use crate::metrics::Metrics;
+use crate::trust::Trust;
 use pull::Pulls;
 use store::Store;
 
@@ -308,10 +307,8 @@ impl Drop for ImageHold {
 }
 
 /// The text of a configuration file of at most `limit` bytes, or none if there is no such file.
-fn read_config_file(path: &Path, limit: u64) -> io::Result<Option<String>> {
-    // A fifo in the file's place must not hang the pull.
-    let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = match File::options().read(true).custom_flags(nonblock).open(path) {
+fn read_config_file(path: &Path, trust: Trust, limit: u64) -> io::Result<Option<String>> {
+    let file = match trust.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::error::{Classify, Kind};
 use crate::sys::pass_fds;
+use crate::trust::Program;
 
 pub mod attach;
 pub use attach::{AttachInput, Attached, Input, Output, Source, attach, resize};
@@ -193,7 +194,7 @@ pub enum Event {
 /// [`MonitorError::Refused`] with the runtime's words when the runtime refused the container; the
 /// monitor has ended then.
 pub async fn spawn(
-    program: &Path,
+    program: &Program,
     launch: &Launch,
     environment: [(&str, &str); 1],
 ) -> Result<ProcessId, MonitorError> {
@@ -204,7 +205,8 @@ pub async fn spawn(
         .create(dir)
         .and_then(|()| File::create(dir.join("stderr")))
         .map_err(|source| MonitorError::Directory { dir: dir.clone(), source })?;
-    let mut child = Command::new(program)
+    let start = |source| MonitorError::Spawn { program: program.path().to_owned(), source };
+    let mut child = Command::new(program.to_run().map_err(start)?)
         .args(launch.args())
         .env_clear()
         .envs(environment)
@@ -213,7 +215,7 @@ pub async fn spawn(
         .stdout(Stdio::piped())
         .stderr(stderr)
         .spawn()
-        .map_err(|source| MonitorError::Spawn { program: program.to_owned(), source })?;
+        .map_err(start)?;
     let mut stdout = child.stdout.take();
     let within = launch.create_timeout + MARGIN;
     let report = async {

@@ -18,6 +18,7 @@ use tokio::sync::RwLock;
 use crate::config;
 use crate::sys::namespaces;
 use crate::sys::stand_in::StandIn;
+use crate::trust::Trust;
 
 mod addresses;
 mod attachment;
@@ -93,7 +94,13 @@ impl Networks {
     }
 
     fn with_deadlines(config: &config::Network, cache_dir: &Path, deadlines: Deadlines) -> Self {
-        let plugins = Plugins::new(config.plugin_dirs.clone()).with_deadline(deadlines.plugin);
+        let guard: cni::Guard = match config.trust {
+            Trust::RootAlone => |path| Trust::RootAlone.check(path),
+            Trust::Everybody => |_| Ok(()),
+        };
+        let plugins = Plugins::new(config.plugin_dirs.clone())
+            .with_deadline(deadlines.plugin)
+            .with_guard(guard);
         let cache = Cache::new(cache_dir);
         cache.drop_unfinished();
         let directory = ConfigDir::watch(config.conf_dir.clone(), plugins.clone());

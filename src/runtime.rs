@@ -16,11 +16,11 @@ use arc_swap::ArcSwap;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config;
 use crate::error::{Classify, Kind};
 use crate::ids::ContainerId;
+use crate::trust::Program;
 
 pub mod checkpoint;
 pub mod criu;
@@ -28,9 +28,11 @@ pub mod environment;
 pub mod features;
 pub mod handlers;
 pub mod probe;
+mod turns;
 
 pub use environment::Environment;
 pub use features::Features;
+pub use turns::{Slot, Turns};
 
 /// How long `create` may take: it pulls nothing, but hooks and slow disks count.
 pub const CREATE_DEADLINE: Duration = Duration::from_secs(240);
@@ -114,25 +116,25 @@ pub enum RuntimeState {
 /// One handler's runtime.
 #[derive(Debug)]
 pub struct Runtime {
-    program: PathBuf,
+    program: Program,
     /// Global options: `--root`, those of the configuration, the cgroup driver's.
     global: Vec<OsString>,
     root: PathBuf,
     environment: Environment,
     /// What it says it can do, as last asked.
     features: ArcSwap<Features>,
-    /// A runtime's start-up is bound by the CPU: more at a time only makes each slower.
-    slots: Arc<Semaphore>,
+    /// When it may be started.
+    turns: Turns,
 }
 
 impl Runtime {
-    /// The runtime of `handler`; `slots` is shared by all runtimes of the node.
+    /// The runtime of a handler; `turns` are those of the node, of all its runtimes.
     pub fn new(
-        handler: &config::Handler,
+        (handler, program): (&config::Handler, Program),
         features: Features,
         systemd_cgroup: SystemdCgroup,
         environment: Environment,
-        slots: Arc<Semaphore>,
+        turns: Turns,
     ) -> Self {
         let mut global = vec!["--root".into(), handler.root.clone().into_os_string()];
         global.extend(handler.options.iter().map(OsString::from));
@@ -140,8 +142,8 @@ impl Runtime {
             global.push("--systemd-cgroup".into());
         }
         let features = ArcSwap::from_pointee(features);
-        let (program, root) = (handler.path.clone(), handler.root.clone());
-        Self { program, global, root, environment, features, slots }
+        let root = handler.root.clone();
+        Self { program, global, root, environment, features, turns }
     }
 
     /// The environment that it runs in.
@@ -161,12 +163,23 @@ impl Runtime {
 
     /// The program's file name, for messages.
     pub fn name(&self) -> String {
-        self.program.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.program.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Waits for one of the node's slots for starting containers and processes.
-    pub async fn slot(&self) -> SemaphorePermit<'_> {
-        self.slots.acquire().await.expect("the semaphore is never closed")
+    /// Waits for one of the node's slots for starting containers and processes, and looks whether
+    /// the program may still be run: who has a slot runs it next.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Spawn`] if others than root may change it now.
+    pub async fn slot(&self) -> Result<Slot, RuntimeError> {
+        let slot = self.turns.slot().await;
+        match self.program.to_run() {
+            Ok(_) => Ok(slot),
+            Err(source) => {
+                let program = self.program.path().to_owned();
+                Err(RuntimeError::Spawn { program, source })
+            }
+        }
     }
 
     /// The command line that creates a container from its bundle.
@@ -270,7 +283,7 @@ impl Runtime {
     }
 
     fn argv(&self, log: &Path) -> Vec<OsString> {
-        let mut argv = vec![self.program.clone().into_os_string()];
+        let mut argv = vec![self.program.path().as_os_str().to_owned()];
         argv.extend(self.global.iter().cloned());
         argv.extend(["--log".into(), log.as_os_str().to_owned()]);
         argv.extend(["--log-format".into(), "json".into()]);
@@ -295,12 +308,13 @@ impl Runtime {
         within: Duration,
         pointless: impl Future<Output = ()>,
     ) -> Result<Vec<u8>, RuntimeError> {
-        let mut call = Command::new(&self.program);
+        let spawn =
+            |source| RuntimeError::Spawn { program: self.program.path().to_owned(), source };
+        let mut call = Command::new(self.program.to_run().map_err(spawn)?);
         call.args(&self.global).arg(command).args(arguments);
         call.env_clear().envs(self.environment.variables());
         call.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         call.current_dir(bundle.unwrap_or(Path::new("/"))).process_group(0);
-        let spawn = |source| RuntimeError::Spawn { program: self.program.clone(), source };
         let mut child = call.spawn().map_err(spawn)?;
         let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());

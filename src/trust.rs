@@ -4,9 +4,10 @@
 //! What is not there is not judged, but the way to it is: who may write there may put it there.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use crate::config::Config;
@@ -44,6 +45,76 @@ pub enum Untrusted {
 impl Classify for Untrusted {
     fn kind(&self) -> Kind {
         Kind::Denied
+    }
+}
+
+/// Whose files are read and whose programs are run, at the start and for as long as the daemon lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// Those that root alone may change.
+    #[default]
+    RootAlone,
+    /// All: `accept_writable_files`.
+    Everybody,
+}
+
+impl Trust {
+    /// Whether what is at `path` may be used now. Blocks for as long as a few looks take.
+    ///
+    /// # Errors
+    /// `PermissionDenied` with [`Untrusted`].
+    pub fn check(self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::RootAlone => check(path).map_err(denied),
+            Self::Everybody => Ok(()),
+        }
+    }
+
+    /// Opens a file to read it, without waiting for the other end of a FIFO in its place.
+    ///
+    /// The way is judged after the file is open, and the mode is that of the open file: what others
+    /// could have put there is not read, whenever they did.
+    ///
+    /// # Errors
+    /// What the system says, and those of [`check`](Self::check).
+    pub fn open(self, path: &Path) -> io::Result<File> {
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        self.check(path)?;
+        if self == Self::RootAlone {
+            judge(path, &file.metadata()?, Sticky::IsNotEnough).map_err(denied)?;
+        }
+        Ok(file)
+    }
+}
+
+fn denied(why: Untrusted) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
+}
+
+/// A program that is run again and again; each time it is looked at whether it still may be.
+#[derive(Clone, Debug)]
+pub struct Program {
+    path: PathBuf,
+    trust: Trust,
+}
+
+impl Program {
+    /// The program at `path`.
+    pub fn new(path: &Path, trust: Trust) -> Self {
+        Self { path: path.to_owned(), trust }
+    }
+
+    /// Where it is, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where it is, to be run.
+    ///
+    /// # Errors
+    /// Those of [`Trust::check`].
+    pub fn to_run(&self) -> io::Result<&Path> {
+        self.trust.check(&self.path).map(|()| &*self.path)
     }
 }
 

@@ -14,6 +14,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Guard;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
@@ -89,6 +90,14 @@ pub enum InvokeError {
         plugin: String,
         /// Where it was looked for, joined by colons.
         directories: String,
+    },
+    /// Others may change its program than whose programs are run.
+    #[error("plugin {plugin} is not used")]
+    NotTrusted {
+        /// Its type.
+        plugin: String,
+        /// What the caller's [`Guard`] says.
+        source: io::Error,
     },
     /// The program could not be started.
     #[error("run {path}", path = path.display())]
@@ -182,18 +191,31 @@ impl PluginError {
 pub struct Plugins {
     directories: Arc<[PathBuf]>,
     deadline: Duration,
+    guard: Guard,
 }
 
 impl Plugins {
     /// Plugins in these directories; the first that has a program wins.
     pub fn new(directories: Vec<PathBuf>) -> Self {
-        Self { directories: directories.into(), deadline: DEADLINE }
+        Self { directories: directories.into(), deadline: DEADLINE, guard: |_| Ok(()) }
     }
 
     /// The same with another time for each plugin.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
+    }
+
+    /// The same, but only programs that `guard` lets be run, and configurations that it lets be
+    /// read. It is asked each time.
+    #[must_use]
+    pub fn with_guard(self, guard: Guard) -> Self {
+        Self { guard, ..self }
+    }
+
+    /// What may be used.
+    pub(crate) fn guard(&self) -> Guard {
+        self.guard
     }
 
     /// The directories in search order.
@@ -208,7 +230,9 @@ impl Plugins {
             for directory in self.directories.iter() {
                 let path = directory.join(plugin);
                 if is_executable_file(&path) {
-                    return Ok(path);
+                    let refused =
+                        |source| InvokeError::NotTrusted { plugin: plugin.to_owned(), source };
+                    return (self.guard)(&path).map(|()| path).map_err(refused);
                 }
             }
         }

@@ -21,7 +21,8 @@
 //!   to it, as the specification demands of runtimes ("Lifecycle & Ordering").
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -47,6 +48,9 @@ use invoke::Call;
 
 #[cfg(test)]
 pub(crate) use error::chain as error_chain;
+
+/// Says whether what is at a path may be read or run; an error that it may not, and why.
+pub type Guard = fn(&Path) -> io::Result<()>;
 
 /// One container on one network.
 #[derive(Clone, Debug, Default, PartialEq)]

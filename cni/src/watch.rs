@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::Guard;
 use crate::conflist::NetworkConfig;
 use crate::conflist::load::{self, LoadError};
 use crate::invoke::{InvokeError, Plugins};
@@ -227,7 +228,8 @@ impl Watcher {
 
     async fn read(&mut self) -> Loaded {
         let directory = self.directory.clone();
-        let read = tokio::task::spawn_blocking(move || read(&directory)).await;
+        let guard = self.plugins.guard();
+        let read = tokio::task::spawn_blocking(move || read(&directory, guard)).await;
         // The reading cannot panic, and a runtime that shuts down ends this task as well.
         let mut loaded = read.unwrap_or_default();
         if let Some(network) = loaded.network.take() {
@@ -239,7 +241,7 @@ impl Watcher {
     }
 
     fn read_without_probing(&mut self) -> Loaded {
-        let mut loaded = read(&self.directory);
+        let mut loaded = read(&self.directory, self.plugins.guard());
         if let Some(network) = &loaded.network {
             loaded.problems.extend(self.prober.missing(network));
         }
@@ -247,8 +249,8 @@ impl Watcher {
     }
 }
 
-fn read(directory: &Path) -> Loaded {
-    let choice = load::choose(directory);
+fn read(directory: &Path, guard: Guard) -> Loaded {
+    let choice = load::choose_guarded(directory, guard);
     let mut problems: Vec<_> =
         choice.errors.into_iter().map(|error| Problem::Broken(Arc::new(error))).collect();
     if choice.config.is_none() && problems.is_empty() {

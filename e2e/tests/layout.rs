@@ -285,6 +285,11 @@ fn status_codes_are_known_to_one_file() {
 }
 
 #[test]
+fn every_answer_is_measured() {
+    only_in("Response::new", "src/cri", |path| path == "src/cri/answer.rs");
+}
+
+#[test]
 fn unsafe_code_is_fenced() {
     let fence = |path: &str| path.starts_with("src/sys") || path == "conmon/src/sys.rs";
     only_in("unsafe", "", fence);

@@ -14,6 +14,7 @@ use super::{
     rules,
 };
 use crate::path::Layout;
+use crate::trust::Trust;
 
 /// What defaults depend on outside of the files.
 pub struct Programs<'a> {
@@ -88,11 +89,14 @@ impl Check<'_> {
         let root = self.text("root", rules::own_directory);
         let state = self.text("state", rules::own_directory);
         let handlers = self.handlers(&Layout::new(&root, &state));
+        let accept_writable_files = self.key(raw::ACCEPT, flag);
+        let trust = if accept_writable_files { Trust::Everybody } else { Trust::RootAlone };
         Config {
-            accept_writable_files: self.key(raw::ACCEPT, flag),
+            accept_writable_files,
             sweep_interval: self.key("sweep_interval", seconds),
             cri: Cri { listen: self.text("cri.listen", rules::socket_path) },
             stream: Stream {
+                trust,
                 address: self.text("stream.address", rules::address),
                 port: self.key("stream.port", |value| match value {
                     Value::Number(number) => rules::port(*number),
@@ -103,6 +107,7 @@ impl Check<'_> {
                 tls_client_ca: self.text("stream.tls_client_ca", rules::optional_path),
             },
             network: Network {
+                trust,
                 conf_dir: self.text("network.conf_dir", rules::absolute_path),
                 conf_template: self.text("network.conf_template", rules::optional_path),
                 plugin_dirs: self
@@ -110,6 +115,7 @@ impl Check<'_> {
             },
             cgroup: Cgroup { driver: self.text("cgroup.driver", rules::cgroup_driver) },
             image: Image {
+                trust,
                 registries_conf: self.text("image.registries_conf", rules::absolute_path),
                 policy: self.text("image.policy", rules::absolute_path),
                 auth_file: self.text("image.auth_file", rules::optional_path),
@@ -119,6 +125,7 @@ impl Check<'_> {
                 }),
             },
             runtime: Runtime {
+                trust,
                 default_handler: self.text("runtime.default_handler", rules::handler_name),
                 monitor: self
                     .text("runtime.monitor", rules::optional_path)
@@ -128,6 +135,7 @@ impl Check<'_> {
                 handlers,
             },
             nri: Nri {
+                trust,
                 enable: self.key("nri.enable", flag),
                 socket: self.text("nri.socket", rules::socket_path),
                 disable_connections: self.key("nri.disable_connections", flag),

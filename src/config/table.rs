@@ -115,7 +115,7 @@ pub const KEYS: [Key; 31] = [
     Key {
         name: "accept_writable_files",
         default: Fallback::Flag(false),
-        reason: "true uses configurations, policies, plugins and runtimes that others than root may change; false does not start with them.",
+        reason: "true uses configurations, policies, plugins and runtimes that others than root may change; false neither starts with them nor uses them later.",
         get: |c| Value::Flag(c.accept_writable_files),
     },
     Key {
@@ -280,7 +280,7 @@ pub const KEYS: [Key; 31] = [
     Key {
         name: "log.level",
         default: Fallback::Text("info"),
-        reason: "error, warn, info, debug or trace, also per module: \"info,crisol::image=debug\".",
+        reason: "error, warn, info, debug or trace, also per module: \"info,crisol::image=debug\"; audit=debug tells of ExecSync too.",
         get: |c| Value::Text(c.log.level.clone()),
     },
     Key {

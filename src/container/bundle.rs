@@ -17,6 +17,7 @@ use crate::nri::wire::ContainerAdjustment;
 use crate::rootfs::Mapping;
 use crate::runtime::Features;
 use crate::sys::tree::Walk;
+use crate::trust::Trust;
 
 use super::oci::{
     self, DeviceKind, HostDevice, HostFacts, ImageDefaults, Inputs, PodPaths, PodUserNamespace,
@@ -46,7 +47,7 @@ pub fn build(
 ) -> Result<Spec, ContainerError> {
     let spec = &record.spec;
     let runtime = parts.runtime(&record.handler)?;
-    let seccomp = localhost_profile(&spec.security)?;
+    let seccomp = localhost_profile(&spec.security, parts.trust)?;
     let devices = devices(record)?;
     let target = pid_target(parts, &spec.security, pod)?;
     let inputs = Inputs {
@@ -218,19 +219,16 @@ fn pid_target(
     }
 }
 
-fn localhost_profile(security: &Security) -> Result<Option<String>, ContainerError> {
+fn localhost_profile(security: &Security, trust: Trust) -> Result<Option<String>, ContainerError> {
     let Profile::Localhost(path) = &security.seccomp else { return Ok(None) };
     if security.privileged {
         return Ok(None);
     }
     let mut text = String::new();
-    let read =
-        File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).and_then(|file| {
-            match file.metadata()?.is_file() {
-                true => file.take(MAX_PROFILE + 1).read_to_string(&mut text),
-                false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
-            }
-        });
+    let read = trust.open(Path::new(path)).and_then(|file| match file.metadata()?.is_file() {
+        true => file.take(MAX_PROFILE + 1).read_to_string(&mut text),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    });
     let problem = match read {
         Ok(bytes) if bytes as u64 > MAX_PROFILE => "is larger than 1 MiB".to_owned(),
         Ok(_) => return Ok(Some(text)),

@@ -55,9 +55,11 @@ async fn run_runtime(
     let late = || ContainerError::ExecNotStarted { id: record.id, seconds: limit.as_secs() };
     let until = Instant::now() + limit;
     let turn = async { (room.start().await, runtime.slot().await) };
-    let turn = tokio::time::timeout_at(until, turn).await.map_err(|_| late())?;
+    let (turn, slot) = tokio::time::timeout_at(until, turn).await.map_err(|_| late())?;
+    let slot = slot.map_err(|source| ContainerError::Runtime { id: record.id, source })?;
     let left = until.saturating_duration_since(Instant::now());
-    let started = monitor::exec(&dir, argv, files.0.pid.clone(), left, stdio).await;
+    let started = monitor::exec(&dir, argv, files.0.pid.clone(), left, stdio);
+    let started = slot.during(started).await;
     drop(turn);
     match started {
         Ok(exec) => Ok(exec),

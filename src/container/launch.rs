@@ -79,9 +79,10 @@ async fn run(
         blocking(move || make_log_directories(&log, base)).await?;
     }
     let slot = runtime.slot().await;
+    let slot = slot.map_err(|source| ContainerError::Runtime { id: record.id, source })?;
     operation.step("monitor");
-    let spawned = monitor::spawn(&parts.monitor, launch, runtime.environment().variables()).await;
-    drop(slot);
+    let spawned = monitor::spawn(&parts.monitor, launch, runtime.environment().variables());
+    let spawned = slot.during(spawned).await;
     match spawned {
         Ok(process) => Ok(process),
         Err(MonitorError::Refused { message }) => {

@@ -1,7 +1,6 @@
 //! What every container is made with: the hands of the daemon, in one place.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -19,6 +18,7 @@ use crate::record::Records;
 use crate::runtime::Runtime;
 use crate::runtime::criu::Criu;
 use crate::steps::Operations;
+use crate::trust::{Program, Trust};
 
 use super::exec::Outputs;
 use super::{ContainerError, ContainerRecord};
@@ -36,7 +36,9 @@ pub struct Parts {
     /// Runtimes by handler name.
     pub runtimes: BTreeMap<String, Arc<Runtime>>,
     /// The monitor's program.
-    pub monitor: PathBuf,
+    pub monitor: Program,
+    /// Whose seccomp profiles are used.
+    pub trust: Trust,
     /// Control groups.
     pub cgroups: Cgroups,
     /// AppArmor.

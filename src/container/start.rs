@@ -24,9 +24,9 @@ pub async fn start(
     } else {
         operation.step("runtime slot");
         let slot = runtime.slot().await;
+        let slot = slot.map_err(|source| ContainerError::Runtime { id, source })?;
         operation.step("runtime start");
-        let started = runtime.start(&id, &parts.layout.bundle(&id)).await;
-        drop(slot);
+        let started = slot.during(runtime.start(&id, &parts.layout.bundle(&id))).await;
         started.map_err(|source| ContainerError::Runtime { id, source })?;
         None
     };

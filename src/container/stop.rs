@@ -6,26 +6,38 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::runtime::RuntimeError;
 use crate::sys::pidfd::Process;
 
 use super::{ContainerError, ContainerRecord, Parts};
 
-/// Sends the container's stop signal. That it could not be sent is logged and no failure: either
-/// the process is gone, or the kill follows.
+/// Sends the container's stop signal, through the runtime or, if that cannot be run (it is gone, or
+/// others may change it), without it. That it could not be sent is logged and no failure: either the
+/// process is gone, or the kill follows.
 pub async fn signal(parts: &Arc<Parts>, record: &ContainerRecord) {
     let operation = parts.operations.begin("signal container", record.id);
     operation.step("runtime kill");
+    let id = record.id;
     let sent = match parts.runtime(&record.handler) {
-        Ok(runtime) => runtime
-            .kill(&record.id, record.stop_signal)
-            .await
-            .map_err(|source| ContainerError::Runtime { id: record.id, source }),
-        Err(error) => Err(error),
+        Ok(runtime) => match runtime.kill(&id, record.stop_signal).await {
+            Err(RuntimeError::Spawn { .. }) => without_runtime(record),
+            sent => sent.map_err(|source| ContainerError::Runtime { id, source }),
+        },
+        Err(_) => without_runtime(record),
     };
     if let Err(error) = sent {
         let error = crate::error::chain(&error);
         tracing::debug!(container = %record.id, error, "send the stop signal");
     }
+}
+
+fn without_runtime(record: &ContainerRecord) -> Result<(), ContainerError> {
+    let sent = match find(record) {
+        Ok(Some(process)) => process.signal(record.stop_signal),
+        found => found.map(drop),
+    };
+    let path = record.id.to_string().into();
+    sent.map_err(|source| ContainerError::File { action: "signal the process of", path, source })
 }
 
 /// Kills the container's process and everything in its control group.

@@ -1,7 +1,8 @@
 //! One line for every call that gets somebody into a container or gives it rights: who asked, and
 //! for what. Its target is `audit`, so that a collector can tell it from the rest.
 //!
-//! ExecSync is left out: probes are that, each second. Who it was, the kernel says (SO_PEERCRED);
+//! ExecSync has its line at level debug, the others at info: probes are that, every few seconds in
+//! each container, and who wants them sets `audit=debug`. Who it was, the kernel says (SO_PEERCRED);
 //! what is his command, /proc. Arguments are nobody's business, neither his nor those of a command
 //! in a container: secrets are among them.
 
@@ -10,6 +11,7 @@ use std::io::Read;
 
 use tonic::Request;
 use tonic::transport::server::UdsConnectInfo;
+use tracing::Level;
 
 /// The longest name of a command that is shown; the kernel has 15 bytes (proc_pid_comm(5)).
 const MAX_NAME: u64 = 64;
@@ -36,6 +38,11 @@ impl Caller {
         Self::with(peer.pid(), peer.uid())
     }
 
+    /// Of an ExecSync; none if nobody wants the line.
+    pub(super) fn of_exec_sync<T>(request: &Request<T>) -> Option<Self> {
+        tracing::enabled!(target: "audit", Level::DEBUG).then(|| Self::of(request))
+    }
+
     fn with(pid: Option<i32>, uid: u32) -> Self {
         let (command, program) = pid.filter(|pid| *pid > 0).map(named).unwrap_or_default();
         Self { pid, uid: Some(uid), command, program }
@@ -45,6 +52,13 @@ impl Caller {
     pub(super) fn asks(&self, rpc: &'static str, object: &str, what: &str) {
         let Self { pid, uid, command, program } = self;
         tracing::info!(target: "audit", rpc, object = short(object), what, pid, uid, command, program);
+    }
+
+    /// Writes the line of an ExecSync of `command` in `container`.
+    pub(super) fn runs(&self, container: &str, command: &str) {
+        let Self { pid, uid, command: name, program } = self;
+        let (rpc, object, what) = ("ExecSync", short(container), short(command));
+        tracing::debug!(target: "audit", rpc, object, what, pid, uid, command = name, program);
     }
 }
 

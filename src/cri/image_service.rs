@@ -3,18 +3,16 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio_stream::Iter;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 
 use crate::image::{Image, ImageError, Images, PullRequest};
 use crate::stats::WritableLayers;
 
+use super::answer::{Replies, Reply, answer, each, list};
 use super::convert::{self, view};
 use super::pb;
 use super::pb::image_service_server::ImageService;
 use super::status::status;
-
-type Reply<T> = Result<Response<T>, Status>;
 
 /// The service.
 pub struct ImageStore {
@@ -56,20 +54,21 @@ impl ImageService for ImageStore {
     ) -> Reply<pb::ListImagesResponse> {
         let images = self.images_that_match(request.into_inner().filter)?;
         let images = images.iter().map(|image| view::image(image)).collect();
-        Ok(Response::new(pb::ListImagesResponse { images }))
+        list(pb::ListImagesResponse { images }, "StreamImages")
     }
 
-    type StreamImagesStream = Iter<std::vec::IntoIter<Result<pb::StreamImagesResponse, Status>>>;
+    type StreamImagesStream = Replies<pb::StreamImagesResponse>;
 
     async fn stream_images(
         &self,
         request: Request<pb::StreamImagesRequest>,
     ) -> Reply<Self::StreamImagesStream> {
         let images = self.images_that_match(request.into_inner().filter)?;
-        let replies = images
-            .iter()
-            .map(|image| Ok(pb::StreamImagesResponse { images: vec![view::image(image)] }));
-        Ok(Response::new(tokio_stream::iter(replies.collect::<Vec<_>>())))
+        each(
+            images
+                .iter()
+                .map(|image| pb::StreamImagesResponse { images: vec![view::image(image)] }),
+        )
     }
 
     async fn image_status(
@@ -80,10 +79,10 @@ impl ImageService for ImageStore {
         let found = self.images.find(&reference(request.image)?).map_err(|e| status(&e))?;
         // An absent image is no error (CRI `ImageStatus`).
         let info = found.as_ref().filter(|_| request.verbose).map(|image| view::image_info(image));
-        Ok(Response::new(pb::ImageStatusResponse {
+        answer(pb::ImageStatusResponse {
             image: found.map(|image| view::image(&image)),
             info: info.unwrap_or_default(),
-        }))
+        })
     }
 
     async fn pull_image(
@@ -95,7 +94,7 @@ impl ImageService for ImageStore {
         let credentials = convert::image::credentials(request.auth).map_err(|e| status(&e))?;
         let pulled = self.images.pull(PullRequest { reference, credentials }).await;
         let image = pulled.map_err(|error| status(&error))?;
-        Ok(Response::new(pb::PullImageResponse { image_ref: format!("sha256:{}", image.id) }))
+        answer(pb::PullImageResponse { image_ref: format!("sha256:{}", image.id) })
     }
 
     async fn remove_image(
@@ -109,7 +108,7 @@ impl ImageService for ImageStore {
             Ok(Some(removed)) => removed.map_err(|error| status(&error))?,
             _ => return Err(status(&ImageError::Panicked)),
         }
-        Ok(Response::new(pb::RemoveImageResponse {}))
+        answer(pb::RemoveImageResponse {})
     }
 
     async fn image_fs_info(
@@ -129,7 +128,7 @@ impl ImageService for ImageStore {
                 inodes_used: Some(pb::UInt64Value { value: inodes }),
             }
         };
-        Ok(Response::new(pb::ImageFsInfoResponse {
+        answer(pb::ImageFsInfoResponse {
             image_filesystems: vec![usage(
                 &images.mountpoint,
                 images.used_bytes,
@@ -142,6 +141,6 @@ impl ImageService for ImageStore {
                 layers.inodes_used,
                 layers.at,
             )],
-        }))
+        })
     }
 }

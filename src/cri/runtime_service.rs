@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_stream::Iter;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 
 use crate::container::{ContainerRecord, Containers};
 use crate::health;
@@ -17,6 +16,7 @@ use crate::pod::{PodRecord, Pods};
 use crate::stats::Stats;
 use crate::stream::Streaming;
 
+use super::answer::{Replies, Reply, answer, each, list, live};
 use super::audit::Caller;
 use super::convert::{self, Invalid, filter, view};
 use super::pb;
@@ -33,11 +33,6 @@ mod stats;
 mod streaming;
 
 pub use events::NodeEvents;
-
-type Reply<T> = Result<Response<T>, Status>;
-
-/// A stream of replies that exists as a whole already.
-type Replies<T> = Iter<std::vec::IntoIter<Result<T, Status>>>;
 
 /// A grace longer than this is this long: nobody waits for it.
 const MAX_GRACE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -107,10 +102,6 @@ fn refuse(error: Invalid) -> Status {
     status(&error)
 }
 
-fn each<T>(replies: impl Iterator<Item = T>) -> Replies<T> {
-    tokio_stream::iter(replies.map(Ok).collect::<Vec<_>>())
-}
-
 fn verbose(
     asked: bool,
     info: impl FnOnce() -> BTreeMap<String, String>,
@@ -122,12 +113,12 @@ fn verbose(
 impl RuntimeService for Runtime {
     async fn version(&self, _: Request<pb::VersionRequest>) -> Reply<pb::VersionResponse> {
         let version = health::version();
-        Ok(Response::new(pb::VersionResponse {
+        answer(pb::VersionResponse {
             version: version.kubelet_api.to_owned(),
             runtime_name: version.name.to_owned(),
             runtime_version: version.version.to_owned(),
             runtime_api_version: version.cri.to_owned(),
-        }))
+        })
     }
 
     async fn run_pod_sandbox(
@@ -143,7 +134,7 @@ impl RuntimeService for Runtime {
         }
         let id = self.pods.run(spec).await.map_err(status)?;
         self.first_sample_of_pod(&id).await;
-        Ok(Response::new(pb::RunPodSandboxResponse { pod_sandbox_id: id.to_string() }))
+        answer(pb::RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
     }
 
     async fn stop_pod_sandbox(
@@ -152,7 +143,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<pb::StopPodSandboxResponse> {
         let query = query("pod_sandbox_id", &request.into_inner().pod_sandbox_id)?;
         self.pods.stop(&query).await.map_err(status)?;
-        Ok(Response::new(pb::StopPodSandboxResponse {}))
+        answer(pb::StopPodSandboxResponse {})
     }
 
     async fn remove_pod_sandbox(
@@ -161,7 +152,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<pb::RemovePodSandboxResponse> {
         let query = query("pod_sandbox_id", &request.into_inner().pod_sandbox_id)?;
         self.pods.remove(&query).await.map_err(status)?;
-        Ok(Response::new(pb::RemovePodSandboxResponse {}))
+        answer(pb::RemovePodSandboxResponse {})
     }
 
     async fn pod_sandbox_status(
@@ -173,12 +164,12 @@ impl RuntimeService for Runtime {
         let pod = self.pods.record(&query).map_err(status)?;
         let containers = self.containers.list();
         let of_pod = containers.iter().filter(|container| container.pod == pod.id);
-        Ok(Response::new(pb::PodSandboxStatusResponse {
+        answer(pb::PodSandboxStatusResponse {
             status: Some(view::pod_status(&pod)),
             info: verbose(request.verbose, || view::pod_info(&pod)),
             containers_statuses: of_pod.map(|c| view::container_status(c)).collect(),
             timestamp: crate::container::record::now_ns(),
-        }))
+        })
     }
 
     async fn list_pod_sandbox(
@@ -187,7 +178,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<pb::ListPodSandboxResponse> {
         let pods = self.pods_that_match(request.into_inner().filter)?;
         let items = pods.iter().map(|pod| view::pod(pod)).collect();
-        Ok(Response::new(pb::ListPodSandboxResponse { items }))
+        list(pb::ListPodSandboxResponse { items }, "StreamPodSandboxes")
     }
 
     type StreamPodSandboxesStream = Replies<pb::StreamPodSandboxesResponse>;
@@ -197,10 +188,10 @@ impl RuntimeService for Runtime {
         request: Request<pb::StreamPodSandboxesRequest>,
     ) -> Reply<Self::StreamPodSandboxesStream> {
         let pods = self.pods_that_match(request.into_inner().filter)?;
-        Ok(Response::new(each(
+        each(
             pods.iter()
                 .map(|pod| pb::StreamPodSandboxesResponse { pod_sandboxes: vec![view::pod(pod)] }),
-        )))
+        )
     }
 
     async fn create_container(
@@ -219,7 +210,7 @@ impl RuntimeService for Runtime {
         let pod = self.pods.record(&query).map_err(status)?;
         convert::container::check_against_pod(&pod.spec, &spec).map_err(refuse)?;
         let id = self.pods.create_container(&query, spec).await.map_err(status)?;
-        Ok(Response::new(pb::CreateContainerResponse { container_id: id.to_string() }))
+        answer(pb::CreateContainerResponse { container_id: id.to_string() })
     }
 
     /// A container is started once. Whoever asks again, at the same moment, while it runs, after it
@@ -234,7 +225,7 @@ impl RuntimeService for Runtime {
         let query = query("container_id", &request.into_inner().container_id)?;
         self.containers.start(&query).await.map_err(status)?;
         self.first_sample_of_container(&query).await;
-        Ok(Response::new(pb::StartContainerResponse {}))
+        answer(pb::StartContainerResponse {})
     }
 
     async fn stop_container(
@@ -246,7 +237,7 @@ impl RuntimeService for Runtime {
         let seconds = u64::try_from(request.timeout).unwrap_or(0);
         let grace = Duration::from_secs(seconds).min(MAX_GRACE);
         self.containers.stop(&query, grace).await.map_err(status)?;
-        Ok(Response::new(pb::StopContainerResponse {}))
+        answer(pb::StopContainerResponse {})
     }
 
     async fn remove_container(
@@ -255,7 +246,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<pb::RemoveContainerResponse> {
         let query = query("container_id", &request.into_inner().container_id)?;
         self.containers.remove(&query).await.map_err(status)?;
-        Ok(Response::new(pb::RemoveContainerResponse {}))
+        answer(pb::RemoveContainerResponse {})
     }
 
     async fn list_containers(
@@ -264,7 +255,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<pb::ListContainersResponse> {
         let containers = self.containers_that_match(request.into_inner().filter)?;
         let containers = containers.iter().map(|c| view::container(c)).collect();
-        Ok(Response::new(pb::ListContainersResponse { containers }))
+        list(pb::ListContainersResponse { containers }, "StreamContainers")
     }
 
     type StreamContainersStream = Replies<pb::StreamContainersResponse>;
@@ -274,11 +265,11 @@ impl RuntimeService for Runtime {
         request: Request<pb::StreamContainersRequest>,
     ) -> Reply<Self::StreamContainersStream> {
         let containers = self.containers_that_match(request.into_inner().filter)?;
-        Ok(Response::new(each(
+        each(
             containers
                 .iter()
                 .map(|c| pb::StreamContainersResponse { containers: vec![view::container(c)] }),
-        )))
+        )
     }
 
     async fn container_status(
@@ -288,10 +279,10 @@ impl RuntimeService for Runtime {
         let request = request.into_inner();
         let query = query("container_id", &request.container_id)?;
         let container = self.containers.record(&query).map_err(status)?;
-        Ok(Response::new(pb::ContainerStatusResponse {
+        answer(pb::ContainerStatusResponse {
             status: Some(view::container_status(&container)),
             info: verbose(request.verbose, || view::container_info(&container)),
-        }))
+        })
     }
 
     async fn reopen_container_log(
@@ -300,28 +291,32 @@ impl RuntimeService for Runtime {
     ) -> Reply<pb::ReopenContainerLogResponse> {
         let query = query("container_id", &request.into_inner().container_id)?;
         self.containers.reopen_log(&query).await.map_err(status)?;
-        Ok(Response::new(pb::ReopenContainerLogResponse {}))
+        answer(pb::ReopenContainerLogResponse {})
     }
 
     async fn exec_sync(
         &self,
         request: Request<pb::ExecSyncRequest>,
     ) -> Reply<pb::ExecSyncResponse> {
+        let caller = Caller::of_exec_sync(&request);
         let pb::ExecSyncRequest { container_id, cmd, timeout } = request.into_inner();
         let query = query("container_id", &container_id)?;
         let cmd = command(cmd)?;
+        if let Some(caller) = caller {
+            caller.runs(&container_id, cmd.first().map_or("", String::as_str));
+        }
         let timeout = u64::try_from(timeout).map_err(|_| invalid("timeout: is negative"))?;
         let timeout = Duration::from_secs(timeout).min(MAX_GRACE);
         let output = self.containers.exec_sync(&query, cmd, timeout).await.map_err(status)?;
-        Ok(Response::new(pb::ExecSyncResponse {
+        answer(pb::ExecSyncResponse {
             stdout: output.stdout,
             stderr: output.stderr,
             exit_code: output.code,
-        }))
+        })
     }
 
     async fn status(&self, request: Request<pb::StatusRequest>) -> Reply<pb::StatusResponse> {
-        Ok(Response::new(self.reporter.status(request.into_inner().verbose)))
+        answer(self.reporter.status(request.into_inner().verbose))
     }
 
     async fn runtime_config(
@@ -330,7 +325,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<pb::RuntimeConfigResponse> {
         let cgroup_driver = self.reporter.cgroup_driver().into();
         let linux = Some(pb::LinuxRuntimeConfiguration { cgroup_driver });
-        Ok(Response::new(pb::RuntimeConfigResponse { linux }))
+        answer(pb::RuntimeConfigResponse { linux })
     }
 
     async fn update_runtime_config(
@@ -374,7 +369,7 @@ impl RuntimeService for Runtime {
         request: Request<pb::ContainerStatsRequest>,
     ) -> Reply<pb::ContainerStatsResponse> {
         let stats = self.stats_of_container(&request.into_inner().container_id)?;
-        Ok(Response::new(pb::ContainerStatsResponse { stats: Some(stats) }))
+        answer(pb::ContainerStatsResponse { stats: Some(stats) })
     }
 
     async fn list_container_stats(
@@ -382,7 +377,7 @@ impl RuntimeService for Runtime {
         request: Request<pb::ListContainerStatsRequest>,
     ) -> Reply<pb::ListContainerStatsResponse> {
         let stats = self.stats_of_containers(request.into_inner().filter)?;
-        Ok(Response::new(pb::ListContainerStatsResponse { stats }))
+        list(pb::ListContainerStatsResponse { stats }, "StreamContainerStats")
     }
 
     type StreamContainerStatsStream = Replies<pb::StreamContainerStatsResponse>;
@@ -392,9 +387,7 @@ impl RuntimeService for Runtime {
         request: Request<pb::StreamContainerStatsRequest>,
     ) -> Reply<Self::StreamContainerStatsStream> {
         let stats = self.stats_of_containers(request.into_inner().filter)?.into_iter();
-        Ok(Response::new(each(
-            stats.map(|one| pb::StreamContainerStatsResponse { container_stats: vec![one] }),
-        )))
+        each(stats.map(|one| pb::StreamContainerStatsResponse { container_stats: vec![one] }))
     }
 
     async fn pod_sandbox_stats(
@@ -402,7 +395,7 @@ impl RuntimeService for Runtime {
         request: Request<pb::PodSandboxStatsRequest>,
     ) -> Reply<pb::PodSandboxStatsResponse> {
         let stats = self.stats_of_pod(&request.into_inner().pod_sandbox_id)?;
-        Ok(Response::new(pb::PodSandboxStatsResponse { stats: Some(stats) }))
+        answer(pb::PodSandboxStatsResponse { stats: Some(stats) })
     }
 
     async fn list_pod_sandbox_stats(
@@ -410,7 +403,7 @@ impl RuntimeService for Runtime {
         request: Request<pb::ListPodSandboxStatsRequest>,
     ) -> Reply<pb::ListPodSandboxStatsResponse> {
         let stats = self.stats_of_pods(request.into_inner().filter)?;
-        Ok(Response::new(pb::ListPodSandboxStatsResponse { stats }))
+        list(pb::ListPodSandboxStatsResponse { stats }, "StreamPodSandboxStats")
     }
 
     type StreamPodSandboxStatsStream = Replies<pb::StreamPodSandboxStatsResponse>;
@@ -420,9 +413,7 @@ impl RuntimeService for Runtime {
         request: Request<pb::StreamPodSandboxStatsRequest>,
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
         let stats = self.stats_of_pods(request.into_inner().filter)?.into_iter();
-        Ok(Response::new(each(
-            stats.map(|one| pb::StreamPodSandboxStatsResponse { pod_sandbox_stats: vec![one] }),
-        )))
+        each(stats.map(|one| pb::StreamPodSandboxStatsResponse { pod_sandbox_stats: vec![one] }))
     }
 
     async fn checkpoint_container(
@@ -452,7 +443,7 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<pb::GetEventsRequest>,
     ) -> Reply<Self::GetContainerEventsStream> {
-        Ok(Response::new(self.events()?))
+        live(self.events()?)
     }
 
     async fn list_metric_descriptors(
@@ -460,7 +451,7 @@ impl RuntimeService for Runtime {
         _: Request<pb::ListMetricDescriptorsRequest>,
     ) -> Reply<pb::ListMetricDescriptorsResponse> {
         let descriptors = convert::metrics::descriptors();
-        Ok(Response::new(pb::ListMetricDescriptorsResponse { descriptors }))
+        answer(pb::ListMetricDescriptorsResponse { descriptors })
     }
 
     async fn list_pod_sandbox_metrics(
@@ -468,7 +459,7 @@ impl RuntimeService for Runtime {
         _: Request<pb::ListPodSandboxMetricsRequest>,
     ) -> Reply<pb::ListPodSandboxMetricsResponse> {
         let pod_metrics = self.metrics_of_pods();
-        Ok(Response::new(pb::ListPodSandboxMetricsResponse { pod_metrics }))
+        list(pb::ListPodSandboxMetricsResponse { pod_metrics }, "StreamPodSandboxMetrics")
     }
 
     type StreamPodSandboxMetricsStream = Replies<pb::StreamPodSandboxMetricsResponse>;
@@ -478,9 +469,9 @@ impl RuntimeService for Runtime {
         _: Request<pb::StreamPodSandboxMetricsRequest>,
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
         let metrics = self.metrics_of_pods().into_iter();
-        Ok(Response::new(each(
+        each(
             metrics
                 .map(|one| pb::StreamPodSandboxMetricsResponse { pod_sandbox_metrics: vec![one] }),
-        )))
+        )
     }
 }

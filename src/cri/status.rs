@@ -62,6 +62,12 @@ pub fn invalid(message: impl Into<String>) -> Status {
     Status::new(code(Kind::Invalid), message)
 }
 
+/// The answer has more bytes than a message may have; what to ask for instead.
+pub fn too_large(bytes: usize, max: usize, instead: &str) -> Status {
+    let message = format!("the answer has {bytes} bytes, a message at most {max}: {instead}");
+    Status::new(code(Kind::Exhausted), message)
+}
+
 /// The daemon is still finding its containers.
 pub fn starting() -> Status {
     Status::new(code(Kind::Unavailable), "starting: pods and containers are being found again")

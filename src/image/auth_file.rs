@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::credentials::{Credentials, CredentialsError};
 use super::reference::Reference;
 use crate::error::{Classify, Kind};
+use crate::trust::Trust;
 
 /// Longest file that is read.
 const MAX_FILE: u64 = 4 << 20;
@@ -72,9 +73,10 @@ struct Entry {
 /// [`AuthFileError`] names the file. A file that does not exist has no credentials.
 pub(super) fn find(
     path: &Path,
+    trust: Trust,
     reference: &Reference,
 ) -> Result<Option<Credentials>, AuthFileError> {
-    let text = super::read_config_file(path, MAX_FILE)
+    let text = super::read_config_file(path, trust, MAX_FILE)
         .map_err(|source| AuthFileError::Read { path: path.to_owned(), source })?;
     let Some(text) = text else { return Ok(None) };
     let file: AuthFile = serde_json::from_str(&text)
@@ -138,7 +140,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("auth.json");
         std::fs::write(&path, file).expect("write");
-        let found = find(&path, &name.parse::<Name>().expect("reference").qualify())?;
+        let found =
+            find(&path, Trust::RootAlone, &name.parse::<Name>().expect("reference").qualify())?;
         Ok(found.map(|credentials| credentials.username))
     }
 
@@ -164,7 +167,11 @@ mod tests {
     #[test]
     fn an_absent_file_has_none_and_a_broken_one_never_shows_its_content() {
         let reference = "quay.io/x".parse::<Name>().expect("reference").qualify();
-        assert_eq!(find(Path::new("/nonexistent/auth.json"), &reference).expect("absent"), None);
+        assert_eq!(
+            find(Path::new("/nonexistent/auth.json"), Trust::RootAlone, &reference)
+                .expect("absent"),
+            None
+        );
         for broken in [
             r#"{"auths":{"quay.io":{"auth":"s3cret"#,
             r#"{"auths":{"quay.io":{"auth":"s3cret!"}}}"#,

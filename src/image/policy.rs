@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::reference::Reference;
+use crate::trust::Trust;
 
 /// Longest file that is read.
 const MAX_FILE: u64 = 4 << 20;
@@ -96,9 +97,9 @@ impl Policy {
     ///
     /// # Errors
     /// [`PolicyError::Read`] and [`PolicyError::Parse`]; then no image may be pulled.
-    pub(super) fn load(path: &Path) -> Result<Self, PolicyError> {
+    pub(super) fn load(path: &Path, trust: Trust) -> Result<Self, PolicyError> {
         let owned = path.to_owned();
-        match super::read_config_file(path, MAX_FILE) {
+        match super::read_config_file(path, trust, MAX_FILE) {
             Ok(Some(text)) => Self::parse(owned, &text),
             Ok(None) => Ok(Self { path: owned, rules: None }),
             Err(source) => Err(PolicyError::Read { path: owned, source }),

@@ -90,7 +90,7 @@ impl Pulls {
         grace: Duration,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let registries = RegistriesConf::load(&settings.registries_conf).unwrap_or_else(|error| {
+        let registries = RegistriesConf::load(&settings.registries_conf, settings.trust).unwrap_or_else(|error| {
             warn!(error = %chain(&error), "registries.conf is not usable: no image can be pulled");
             RegistriesConf::default()
         });
@@ -229,7 +229,10 @@ impl Shared {
         let name = key.name.qualify().to_string();
         let settings = self.settings.clone();
         let read = move || {
-            (RegistriesConf::load(&settings.registries_conf), Policy::load(&settings.policy))
+            (
+                RegistriesConf::load(&settings.registries_conf, settings.trust),
+                Policy::load(&settings.policy, settings.trust),
+            )
         };
         let (registries, policy) = spawn_blocking(read).await.map_err(|_| ImageError::Panicked)?;
         let of_registries = |source| ImageError::Registries { reference: name.clone(), source };
@@ -407,8 +410,8 @@ impl Shared {
         endpoint: &Reference,
     ) -> Result<Option<Credentials>, ImageError> {
         let Some(path) = self.settings.auth_file.clone() else { return Ok(None) };
-        let endpoint = endpoint.clone();
-        let found = spawn_blocking(move || auth_file::find(&path, &endpoint)).await;
+        let (endpoint, trust) = (endpoint.clone(), self.settings.trust);
+        let found = spawn_blocking(move || auth_file::find(&path, trust, &endpoint)).await;
         found.map_err(|_| ImageError::Panicked)?.map_err(|source| {
             let reference = reference.to_string();
             ImageError::AuthFile { reference, source }

@@ -14,6 +14,7 @@ use file::{Pull, RawFile, RawMirror, RawRegistry, ShortNameMode, drop_ins, read}
 
 use super::reference::{Name, Reference, ReferenceError};
 use crate::error::{Classify, Kind};
+use crate::trust::Trust;
 
 /// Why registries.conf cannot be used, or forbids a pull.
 #[derive(Debug, thiserror::Error)]
@@ -128,13 +129,13 @@ impl RegistriesConf {
     ///
     /// # Errors
     /// [`RegistriesError`] names the file.
-    pub(super) fn load(path: &Path) -> Result<Self, RegistriesError> {
+    pub(super) fn load(path: &Path, trust: Trust) -> Result<Self, RegistriesError> {
         let mut conf = Self::default();
         let mut directory = path.as_os_str().to_owned();
         directory.push(".d");
-        let files = std::iter::once(path.to_owned()).chain(drop_ins(Path::new(&directory))?);
+        let files = std::iter::once(path.to_owned()).chain(drop_ins(Path::new(&directory), trust)?);
         for file in files {
-            if let Some(text) = read(&file)? {
+            if let Some(text) = read(&file, trust)? {
                 conf.merge(&file, &text)?;
             }
         }

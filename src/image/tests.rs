@@ -65,6 +65,7 @@ impl Site {
 
     fn config(&self) -> crate::config::Image {
         crate::config::Image {
+            trust: crate::trust::Trust::RootAlone,
             registries_conf: self.path("registries.conf"),
             policy: self.path("policy.json"),
             auth_file: Some(self.path("auth.json")),

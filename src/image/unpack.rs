@@ -14,6 +14,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use archive::MAX_EXTENSION;
+pub use node::is_taken;
+pub use pax::MAX_XATTRS;
+
 use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 

@@ -19,6 +19,7 @@ use crate::config;
 use crate::error::{Classify, Kind, chain};
 use crate::record;
 use crate::steps::blocking;
+use crate::trust::Trust;
 
 mod template;
 
@@ -132,6 +133,7 @@ pub struct PodRanges {
     /// Where they are kept, as the kubelet writes them.
     kept: PathBuf,
     template: Option<PathBuf>,
+    trust: Trust,
     target: PathBuf,
     /// One request at a time, so that the two files agree.
     turn: Mutex<()>,
@@ -143,6 +145,7 @@ impl PodRanges {
         Self {
             kept,
             template: config.conf_template.clone(),
+            trust: config.trust,
             target: config.conf_dir.join(FILE),
             turn: Mutex::default(),
         }
@@ -161,7 +164,7 @@ impl PodRanges {
 
     /// Renders the template with the ranges of a former daemon, if there are any. Blocks.
     fn restore(&self) -> Result<(), RangesError> {
-        match read(&self.kept) {
+        match read(&self.kept, Trust::Everybody) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(RangesError::Read { path: self.kept.clone(), source }),
             Ok(text) => self.render(&parse(&text)?),
@@ -186,7 +189,7 @@ impl PodRanges {
 
     fn render(&self, ranges: &[Range]) -> Result<(), RangesError> {
         let Some(path) = &self.template else { return Ok(()) };
-        let text = load(path)?
+        let text = load(path, self.trust)?
             .render(ranges)
             .map_err(|source| RangesError::Template { path: path.clone(), source })?;
         NetworkConfig::parse_list(text.as_bytes()).map_err(|source| RangesError::Network {
@@ -207,8 +210,9 @@ impl PodRanges {
 }
 
 /// The template in a file.
-pub fn load(path: &Path) -> Result<Template, RangesError> {
-    let text = read(path).map_err(|source| RangesError::Read { path: path.to_owned(), source })?;
+pub fn load(path: &Path, trust: Trust) -> Result<Template, RangesError> {
+    let text =
+        read(path, trust).map_err(|source| RangesError::Read { path: path.to_owned(), source })?;
     Template::parse(&text).map_err(|source| RangesError::Template { path: path.to_owned(), source })
 }
 
@@ -231,11 +235,9 @@ fn list(ranges: &[Range]) -> String {
 }
 
 /// The text of a regular file of bounded size.
-fn read(path: &Path) -> io::Result<String> {
+fn read(path: &Path, trust: Trust) -> io::Result<String> {
     use std::io::Read;
-    use std::os::unix::fs::OpenOptionsExt;
-    // O_NONBLOCK: a FIFO in the file's place must not hang the request.
-    let file = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let file = trust.open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cni::{Loaded, Network, Plugins, Problem, Version};
+use cni::conflist::load::LoadError;
+use cni::{InvokeError, Loaded, Network, Plugins, Problem, Version};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -123,6 +124,14 @@ pub(super) fn not_usable(loaded: &Loaded) -> NotReady {
     let mut problems = loaded.problems.iter().filter(in_the_way).peekable();
     let reason = match problems.peek() {
         Some(Problem::Nothing { .. }) | None => "NoNetworkConfig",
+        Some(Problem::Broken(error)) if matches!(**error, LoadError::NotTrusted { .. }) => {
+            "NetworkConfigNotTrusted"
+        }
+        Some(Problem::Plugin { source, .. })
+            if matches!(**source, InvokeError::NotTrusted { .. }) =>
+        {
+            "NetworkPluginNotTrusted"
+        }
         Some(Problem::Broken(_)) => "BrokenNetworkConfig",
         Some(Problem::Plugin { .. }) => "NetworkPluginMissing",
         Some(Problem::Version { .. }) => "NetworkVersionNotSpoken",

@@ -70,6 +70,7 @@ impl Fixture {
 
     fn config(&self) -> config::Network {
         config::Network {
+            trust: Trust::RootAlone,
             conf_dir: self.path("conf"),
             conf_template: None,
             plugin_dirs: vec![self.path("bin")],
@@ -309,6 +310,37 @@ async fn without_a_network_the_reason_is_given_and_nothing_is_run() {
     fs::rename(f.path("bin/q"), f.path("bin/p")).unwrap();
     eventually("the network is ready", || networks.readiness().is_ok()).await;
     assert_eq!(f.calls(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_others_may_change_now_is_not_used() {
+    use std::os::unix::fs::PermissionsExt;
+    let f = Fixture::new(GOOD);
+    let pod = f.pod("aa20");
+    let networks = f.networks();
+    let reason = || networks.readiness().err().map(|not_ready| not_ready.reason);
+    eventually("the network is ready", || reason().is_none()).await;
+    let set = |name: &str, mode| {
+        fs::set_permissions(f.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (name, good, bad, why) in [
+        ("conf/10.conflist", 0o644, 0o646, "NetworkConfigNotTrusted"),
+        ("conf", 0o755, 0o757, "NetworkConfigNotTrusted"),
+        ("bin/p", 0o755, 0o757, "NetworkPluginNotTrusted"),
+        ("bin", 0o755, 0o757, "NetworkPluginNotTrusted"),
+    ] {
+        set(name, bad);
+        eventually(why, || reason() == Some(why)).await;
+        let message = networks.readiness().unwrap_err().message;
+        assert!(
+            message.contains(&format!("{} can be written", f.path(name).display())),
+            "{message}"
+        );
+        networks.add(&pod.attachment()).await.unwrap_err();
+        set(name, good);
+        eventually("the network is ready again", || reason().is_none()).await;
+    }
+    assert_eq!(f.calls(), [""; 0], "nothing was run");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! descriptor 3 and its configuration from `NN-name.conf` or `name.conf`. One that ends is not
 //! started again; all end with the daemon.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use crate::config;
 use crate::error::chain;
 use crate::steps::blocking;
 use crate::sys::inherit;
+use crate::trust::Trust;
 
 use super::{Identity, NriError, Plugins, join};
 
@@ -33,7 +34,8 @@ const PATH: (&str, &str) = ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/u
 /// first request finds them.
 pub(super) async fn launch_all(plugins: &Plugins, config: &config::Nri) {
     let (dir, configs) = (config.plugin_dir.clone(), config.plugin_config_dir.clone());
-    let mut found = match blocking(move || find(&dir, &configs)).await {
+    let trust = config.trust;
+    let mut found = match blocking(move || find(&dir, &configs, trust)).await {
         Ok(found) => found,
         Err(error) => {
             tracing::error!(error = chain(&error), "NRI plugins that are installed");
@@ -98,7 +100,7 @@ fn start(program: &Path, identity: &Identity) -> io::Result<(Child, UnixStream)>
 
 /// The programs of the directory with who they are. One whose name or configuration is wrong is
 /// logged and left out.
-fn find(dir: &Path, configs: &Path) -> Result<Vec<(PathBuf, Identity)>, NriError> {
+fn find(dir: &Path, configs: &Path, trust: Trust) -> Result<Vec<(PathBuf, Identity)>, NriError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -114,10 +116,14 @@ fn find(dir: &Path, configs: &Path) -> Result<Vec<(PathBuf, Identity)>, NriError
         if !is_program {
             continue;
         }
+        if let Err(error) = trust.check(&program) {
+            tracing::error!(plugin = %program.display(), %error, "left out");
+            continue;
+        }
         let name = entry.file_name().to_string_lossy().into_owned();
         match name.split_once('-') {
             Some((index, base)) if join::is_index(index) && !base.is_empty() => {
-                match config_of(configs, &name, base) {
+                match config_of(configs, trust, &name, base) {
                     Ok(config) => {
                         let (index, name) = (index.to_owned(), base.to_owned());
                         found.push((program, Identity { index, name, config }));
@@ -132,11 +138,11 @@ fn find(dir: &Path, configs: &Path) -> Result<Vec<(PathBuf, Identity)>, NriError
 }
 
 /// The text of the first file that there is.
-fn config_of(dir: &Path, full: &str, base: &str) -> Result<String, NriError> {
+fn config_of(dir: &Path, trust: Trust, full: &str, base: &str) -> Result<String, NriError> {
     for name in [full, base] {
         let path = dir.join(format!("{name}.conf"));
         let mut text = String::new();
-        let read = File::open(&path).and_then(|f| f.take(MAX_CONFIG + 1).read_to_string(&mut text));
+        let read = trust.open(&path).and_then(|f| f.take(MAX_CONFIG + 1).read_to_string(&mut text));
         match read {
             Ok(length) if length as u64 > MAX_CONFIG => {
                 let source = io::Error::from(io::ErrorKind::FileTooLarge);

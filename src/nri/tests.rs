@@ -79,6 +79,7 @@ impl Node {
     async fn with(change: impl FnOnce(&mut config::Nri)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = config::Nri {
+            trust: crate::trust::Trust::RootAlone,
             enable: true,
             socket: dir.path().join("nri.sock"),
             disable_connections: false,

@@ -1,7 +1,6 @@
 //! What every pod is made with: the hands of the daemon, in one place.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cgroup::Cgroups;
@@ -15,6 +14,7 @@ use crate::nri::Plugins;
 use crate::path::Layout;
 use crate::record::Records;
 use crate::steps::Operations;
+use crate::trust::Program;
 
 use super::{PodError, PodRecord};
 
@@ -33,7 +33,7 @@ pub struct Parts {
     /// Facts about this host.
     pub host: Host,
     /// The monitor's program, which is the pause program too.
-    pub monitor: PathBuf,
+    pub monitor: Program,
     /// Names of the runtime handlers that can be used.
     pub handlers: BTreeSet<String>,
     /// Whether root file systems can be mapped for user namespaces here; if not, why.

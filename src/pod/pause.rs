@@ -44,7 +44,8 @@ pub async fn start(parts: &Arc<Parts>, record: &PodRecord) -> Result<ProcessId, 
         path: pins.clone(),
         source,
     })?;
-    let mut call = Command::new(&parts.monitor);
+    let start = |error| failed(format!("start {}: {error}", parts.monitor.path().display()));
+    let mut call = Command::new(parts.monitor.to_run().map_err(start)?);
     call.arg("pause").arg("--pin").arg(pins.join("pid")).current_dir("/").process_group(0);
     if record.spec.network != NamespaceMode::Node {
         call.arg("--join-net").arg(pins.join("net")).arg("--join-uts").arg(pins.join("uts"));
@@ -62,7 +63,7 @@ pub async fn start(parts: &Arc<Parts>, record: &PodRecord) -> Result<ProcessId, 
     let output = tokio::time::timeout(DEADLINE, call.output())
         .await
         .map_err(|_| failed(format!("it took longer than {DEADLINE:?} to start")))?
-        .map_err(|error| failed(format!("start {}: {error}", parts.monitor.display())))?;
+        .map_err(start)?;
     let said = String::from_utf8_lossy(&output.stdout);
     let process = match said.split_ascii_whitespace().collect::<Vec<_>>().as_slice() {
         [pid, start_time] if output.status.success() => {

@@ -11,12 +11,13 @@ use super::{Area, Report, sysctl};
 use crate::config::Config;
 use crate::error::chain;
 use crate::network::pod_ranges;
+use crate::trust::Trust;
 
 const AREA: Area = Area::Network;
 
 pub(super) fn look(config: &Config, report: &mut Report) {
     if let Some(path) = &config.network.conf_template {
-        template(path, report);
+        template(path, config.network.trust, report);
     }
     let network = choose(&config.network.conf_dir, report);
     if let Some(network) = &network {
@@ -39,8 +40,8 @@ pub(super) fn look(config: &Config, report: &mut Report) {
 }
 
 /// Whether the template can be rendered; what it becomes depends on the kubelet.
-fn template(path: &Path, report: &mut Report) {
-    match pod_ranges::load(path) {
+fn template(path: &Path, trust: Trust, report: &mut Report) {
+    match pod_ranges::load(path, trust) {
         Ok(_) => report.ok(AREA, format!("template {}", path.display())),
         Err(error) => report.fail(AREA, chain(&error), "correct it, or network.conf_template"),
     }

@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use super::Environment;
 use super::probe::{self, ProbeError};
 use crate::error::chain;
+use crate::trust::Trust;
 
 /// The version of a CRIU that works here, or why checkpoints cannot be made.
 pub type Criu = Result<String, String>;
 
 /// Looks for CRIU and lets it look at the kernel.
-pub async fn find(environment: &Environment) -> Criu {
-    ask(&environment.find("criu")?).await
+pub async fn find(environment: &Environment, trust: Trust) -> Criu {
+    let program = environment.find("criu")?;
+    trust.check(&program).map_err(|error| error.to_string())?;
+    ask(&program).await
 }
 
 async fn ask(program: &Path) -> Criu {

@@ -16,6 +16,7 @@ use super::probe::{self, Version};
 use crate::config::check::is_program;
 use crate::config::{self, HandlerKind};
 use crate::error;
+use crate::trust::Trust;
 
 /// One handler on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,19 +54,23 @@ pub struct Inventory {
 impl Inventory {
     /// Asks all programs at once; ends within a few seconds, however many of them hang.
     pub async fn take(config: &config::Runtime) -> Self {
-        let mut asked = JoinSet::new();
+        let (mut asked, trust) = (JoinSet::new(), config.trust);
         for (name, handler) in config.handlers.clone() {
-            asked.spawn(async move { (name, report(&handler).await) });
+            asked.spawn(async move { (name, report(&handler, trust).await) });
         }
         let environment = Environment::new(&config.search_path);
-        let (handlers, criu) = tokio::join!(asked.join_all(), criu::find(&environment));
+        let (handlers, criu) = tokio::join!(asked.join_all(), criu::find(&environment, trust));
         let handlers = handlers.into_iter().collect();
         let monitor = &config.monitor;
         let missing = (!is_program(monitor)).then(|| Problem {
             reason: "MonitorMissing",
             message: format!("monitor {} is not a program", monitor.display()),
         });
-        Self { handlers, monitor: missing, criu }
+        let mistrusted = trust.check(monitor).err().map(|error| Problem {
+            reason: "MonitorNotTrusted",
+            message: format!("monitor: {error}"),
+        });
+        Self { handlers, monitor: missing.or(mistrusted), criu }
     }
 
     /// The handler a pod asked for by name (the empty name has been resolved), if it is usable.
@@ -82,7 +87,7 @@ impl Inventory {
     }
 }
 
-async fn report(handler: &config::Handler) -> HandlerReport {
+async fn report(handler: &config::Handler, trust: Trust) -> HandlerReport {
     let path = handler.path.clone();
     let broken = |version, reason, message| HandlerReport {
         path: path.clone(),
@@ -97,6 +102,9 @@ async fn report(handler: &config::Handler) -> HandlerReport {
     if !is_program(&path) {
         let message = format!("{} is not a program", path.display());
         return broken(None, "RuntimeMissing", message);
+    }
+    if let Err(error) = trust.check(&path) {
+        return broken(None, "RuntimeNotTrusted", error.to_string());
     }
     let version = match probe::version(&path).await {
         Ok(version) => version,
@@ -126,6 +134,7 @@ mod tests {
         let script = "#!/bin/sh\n[ $1 = --version ] && echo good version 1.2.3\n";
         crate::testing::program(&good, script);
         let runtime = config::Runtime {
+            trust: Trust::RootAlone,
             default_handler: "good".to_owned(),
             monitor: dir.path().join("absent"),
             search_path: vec!["/bin".into()],

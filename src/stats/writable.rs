@@ -17,8 +17,9 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::FileType;
 
 use crate::ids::ContainerId;
+use crate::seldom::Seldom;
 use crate::steps::blocking;
-use crate::sys::tree::Walk;
+use crate::sys::tree::{Step, Walk};
 
 use super::devices;
 
@@ -31,7 +32,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The pause after a walk, as a multiple of what the walk took.
 const REST: u32 = 19;
 
-/// Entries looked at before the next layer has its turn: some tenths of a second.
+/// Entries looked at, and directories opened, before the next layer has its turn: some tenths of a
+/// second.
 const TURN: u32 = 20_000;
 
 /// Entries looked at in one walk. A layer of more is counted as far as this.
@@ -190,7 +192,13 @@ impl WritableLayers {
             // It went meanwhile, or is looked at the next time.
             Err(_) => return began.elapsed(),
         };
-        let done = count.go_on(TURN);
+        let done = match count.go_on(TURN) {
+            Ok(done) => done,
+            Err(error) => {
+                self.unreadable(&name, &error);
+                return began.elapsed();
+            }
+        };
         if dir.exists() {
             let at = Instant::now();
             // Until all of it is counted, what it had before is nearer to the truth, unless it is less.
@@ -205,6 +213,18 @@ impl WritableLayers {
             self.lock().layers.insert(name, layer);
         }
         began.elapsed()
+    }
+
+    /// A walk that failed half-way says nothing of how much there is: what was measured before stays,
+    /// and the next walk begins anew. One that was never measured has no figures yet.
+    fn unreadable(&self, name: &str, error: &io::Error) {
+        static UNREADABLE: Seldom = Seldom::new();
+        if let Some(times) = UNREADABLE.again() {
+            tracing::warn!(layer = name, %error, times, "measure a writable layer");
+        }
+        if let Some(layer) = self.lock().layers.get_mut(name) {
+            layer.due = Instant::now() + PERIOD;
+        }
     }
 
     fn look_at_room(&self) {
@@ -239,11 +259,22 @@ impl Count {
         Ok(Self { walk: Walk::new(File::open(dir)?.into())?, usage, seen: HashSet::new() })
     }
 
-    /// Looks at so many entries more; says whether that were all. Blocks.
-    fn go_on(&mut self, entries: u32) -> bool {
-        for _ in 0..entries {
-            // What cannot be read is not counted.
-            let Ok(Some(entry)) = self.walk.next_entry() else { return true };
+    /// Takes about so many looks more; says whether everything has been counted. Blocks.
+    ///
+    /// # Errors
+    /// Those of the file system; what is counted so far is then no more than a part.
+    fn go_on(&mut self, looks: u32) -> io::Result<bool> {
+        let mut taken: u32 = 0;
+        while taken < looks {
+            let entry = match self.walk.step()? {
+                Step::Entry(entry) => entry,
+                Step::Way(opened) => {
+                    taken = taken.saturating_add(opened);
+                    continue;
+                }
+                Step::End => return Ok(true),
+            };
+            taken += 1;
             let found = &entry.stat;
             let several = found.st_nlink > 1 && entry.kind() != FileType::Directory;
             if several && !self.seen.insert(found.st_ino) {
@@ -253,10 +284,10 @@ impl Count {
             // stat(2): always of 512 bytes
             self.usage.used_bytes += u64::try_from(found.st_blocks).unwrap_or(0) * 512;
             if self.usage.inodes_used >= MAX_ENTRIES {
-                return true;
+                return Ok(true);
             }
         }
-        false
+        Ok(false)
     }
 }
 
@@ -268,7 +299,7 @@ mod tests {
 
     fn measure(dir: &Path) -> LayerUsage {
         let mut count = Count::new(dir).unwrap();
-        while !count.go_on(2) {}
+        while !count.go_on(2).unwrap() {}
         count.usage
     }
 
@@ -317,6 +348,26 @@ mod tests {
         layers.measure_one(large.to_string());
         assert_eq!(layers.layer(&large).unwrap().inodes_used, u64::from(TURN) + 10);
         assert!(layers.due().is_empty());
+    }
+
+    #[test]
+    fn a_walk_that_fails_leaves_what_was_measured() {
+        let dir = tempfile::tempdir().unwrap();
+        let layers = WritableLayers::new(dir.path().to_owned());
+        let id = ContainerId::from_bytes([1; 32]);
+        let layer = dir.path().join(id.to_string());
+        fs::create_dir(&layer).unwrap();
+        let broken = io::Error::from_raw_os_error(libc::EIO);
+        layers.unreadable(&id.to_string(), &broken);
+        assert_eq!(layers.layer(&id), None, "nothing is known of it");
+        assert_eq!(layers.due(), [id.to_string()]);
+        fs::write(layer.join("file"), "x").unwrap();
+        layers.measure_one(id.to_string());
+        let before = layers.layer(&id).unwrap();
+        layers.lock().layers.get_mut(&id.to_string()).unwrap().due = Instant::now();
+        layers.unreadable(&id.to_string(), &broken);
+        assert_eq!(layers.layer(&id), Some(before));
+        assert!(layers.due().is_empty(), "it is looked at again after a while");
     }
 
     #[test]

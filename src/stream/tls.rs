@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config;
 use crate::error::chain;
+use crate::trust::Trust;
 
 /// How often the files are looked at. Whoever renews a certificate does it days before its end.
 const LOOK: Duration = Duration::from_secs(5);
@@ -65,6 +66,7 @@ pub enum TlsError {
 /// The files.
 #[derive(Clone, Debug)]
 struct Files {
+    trust: Trust,
     cert: PathBuf,
     key: PathBuf,
     client_ca: Option<PathBuf>,
@@ -93,7 +95,7 @@ impl Tls {
     pub fn load(config: &config::Stream) -> Result<Option<Self>, TlsError> {
         let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
         let client_ca = config.tls_client_ca.clone();
-        let files = Files { cert: cert.clone(), key: key.clone(), client_ca };
+        let files = Files { trust: config.trust, cert: cert.clone(), key: key.clone(), client_ca };
         let first = files.read()?;
         let current = ArcSwap::new(files.build(&first)?);
         Ok(Some(Self { files, first, current }))
@@ -143,9 +145,9 @@ impl Tls {
 impl Files {
     fn read(&self) -> Result<Contents, TlsError> {
         Ok(Contents {
-            cert: read(&self.cert)?,
-            key: read(&self.key)?,
-            client_ca: self.client_ca.as_deref().map(read).transpose()?,
+            cert: read(&self.cert, self.trust)?,
+            key: read(&self.key, self.trust)?,
+            client_ca: self.client_ca.as_deref().map(|ca| read(ca, self.trust)).transpose()?,
         })
     }
 
@@ -191,11 +193,11 @@ fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>
     if all.is_empty() { Err(wrong(pem::Error::NoItemsFound)) } else { Ok(all) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+fn read(path: &Path, trust: Trust) -> Result<Vec<u8>, TlsError> {
     use io::Read;
     let failed = |source| TlsError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let file = trust.open(path).map_err(failed)?;
     file.take(MAX_FILE).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }

@@ -67,7 +67,21 @@ impl Process {
 
     /// Sends SIGKILL; a process that is gone already is fine.
     pub fn kill(&self) -> io::Result<()> {
-        match pidfd_send_signal(&self.fd, Signal::KILL) {
+        self.send(Signal::KILL)
+    }
+
+    /// Sends a signal by its number; a process that is gone already is fine.
+    ///
+    /// # Errors
+    /// `EINVAL` for a number that the kernel has no signal for.
+    pub fn signal(&self, number: u8) -> io::Result<()> {
+        // SAFETY: the number is only handed to pidfd_send_signal(2), which checks it. Those that a
+        // C library keeps for itself mean nothing in a process that is not ours.
+        self.send(unsafe { Signal::from_raw_unchecked(i32::from(number)) })
+    }
+
+    fn send(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(&self.fd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 mod walk;
-pub use walk::{Entry, Walk};
+pub use walk::{Entry, Step, Walk};
 
 /// How often a removal begins anew because somebody moved what it was in.
 const RESTARTS: u32 = 100;

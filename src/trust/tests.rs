@@ -95,6 +95,26 @@ fn a_group_counts_as_root_s_when_nobody_else_is_in_it() {
 }
 
 #[test]
+fn what_is_opened_is_judged_as_it_is_then() {
+    let (_lab, dir, file) = lab();
+    let program = Program::new(&file, Trust::RootAlone);
+    assert!(Trust::RootAlone.open(&file).is_ok() && program.to_run().is_ok());
+    for (path, good, bad) in [(&file, 0o644, 0o646), (&dir, 0o755, 0o757)] {
+        set(path, bad);
+        let refused = Trust::RootAlone.open(&file).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        let why = format!("{} can be written by others", path.display());
+        assert!(refused.to_string().contains(&why), "{refused}");
+        assert!(program.to_run().unwrap_err().to_string().contains(&why));
+        assert!(Trust::Everybody.open(&file).is_ok());
+        set(path, good);
+    }
+    assert!(program.to_run().is_ok());
+    let absent = Trust::RootAlone.open(&dir.join("absent")).unwrap_err();
+    assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
 fn the_daemon_does_not_start_with_a_plugin_that_anybody_may_replace() {
     let (lab, dir, file) = lab();
     let mut config = Config::defaults();

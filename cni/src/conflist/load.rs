@@ -8,6 +8,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::Guard;
+
 use super::{ConfigError, Inlined, NetworkConfig, PluginConfig, object};
 
 /// Largest file that is read. A real one has a few hundred bytes.
@@ -41,6 +43,14 @@ pub enum LoadError {
         /// Why.
         source: io::Error,
     },
+    /// Others may change it than whose files are believed.
+    #[error("{path} is not used", path = path.display())]
+    NotTrusted {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the caller's [`Guard`] says.
+        source: io::Error,
+    },
     /// A directory, a pipe, a device.
     #[error("{path} is not a regular file", path = path.display())]
     NotAFile {
@@ -70,6 +80,7 @@ impl LoadError {
             LoadError::List { path, .. }
             | LoadError::TooManyFiles { path }
             | LoadError::Read { path, .. }
+            | LoadError::NotTrusted { path, .. }
             | LoadError::NotAFile { path }
             | LoadError::TooLarge { path }
             | LoadError::Config { path, .. } => path,
@@ -88,8 +99,13 @@ pub struct Choice {
 
 /// Chooses from a directory. A directory that does not exist holds nothing; that is no error.
 pub fn choose(directory: &Path) -> Choice {
+    choose_guarded(directory, |_| Ok(()))
+}
+
+/// The same, of a directory and files that `guard` lets be used.
+pub fn choose_guarded(directory: &Path, guard: Guard) -> Choice {
     let mut choice = Choice::default();
-    let mut files = match list(directory, &["conf", "json", "conflist"]) {
+    let mut files = match list(directory, &["conf", "json", "conflist"], guard) {
         Ok(files) => files,
         Err(error) => {
             choice.errors.push(error);
@@ -101,7 +117,7 @@ pub fn choose(directory: &Path) -> Choice {
         choice.errors.push(LoadError::TooManyFiles { path: directory.to_owned() });
     }
     for file in files {
-        match read(&file) {
+        match read_guarded(&file, guard) {
             // The later ones are read as well: a broken file is worth saying even when unused.
             Ok(config) => choice.config = choice.config.or(Some(config)),
             Err(error) => choice.errors.push(error),
@@ -112,7 +128,11 @@ pub fn choose(directory: &Path) -> Choice {
 
 /// Reads one file: a list if it is called so or has `plugins`, else a single plugin.
 pub fn read(path: &Path) -> Result<NetworkConfig, LoadError> {
-    let text = bounded(path)?;
+    read_guarded(path, |_| Ok(()))
+}
+
+fn read_guarded(path: &Path, guard: Guard) -> Result<NetworkConfig, LoadError> {
+    let text = bounded(path, guard)?;
     let wrong = |source| LoadError::Config { path: path.to_owned(), source };
     let is_list = path.extension().is_some_and(|extension| extension == "conflist")
         || object(&text).map_err(wrong)?.contains_key("plugins");
@@ -124,8 +144,8 @@ pub fn read(path: &Path) -> Result<NetworkConfig, LoadError> {
     if config.inlined == Inlined::AndOthers
         && let Some(parent) = path.parent()
     {
-        for file in list(&parent.join(&config.name), &["conf"])?.iter().take(MAX_FILES) {
-            config.plugins.push(read_plugin(file)?);
+        for file in list(&parent.join(&config.name), &["conf"], guard)?.iter().take(MAX_FILES) {
+            config.plugins.push(read_plugin(file, guard)?);
         }
     }
     config.file = Some(path.to_owned());
@@ -133,20 +153,21 @@ pub fn read(path: &Path) -> Result<NetworkConfig, LoadError> {
 }
 
 /// A plugin from the directory with the network's name.
-fn read_plugin(path: &Path) -> Result<PluginConfig, LoadError> {
+fn read_plugin(path: &Path, guard: Guard) -> Result<PluginConfig, LoadError> {
     let wrong = |source| LoadError::Config { path: path.to_owned(), source };
-    let fields = object(&bounded(path)?).map_err(wrong)?;
+    let fields = object(&bounded(path, guard)?).map_err(wrong)?;
     PluginConfig::from_value(fields.into(), "the plugin").map_err(wrong)
 }
 
 /// Files with one of the extensions, sorted by name.
-fn list(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, LoadError> {
+fn list(directory: &Path, extensions: &[&str], guard: Guard) -> Result<Vec<PathBuf>, LoadError> {
     let failed = |source| LoadError::List { path: directory.to_owned(), source };
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error)),
     };
+    allowed(directory, guard)?;
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
@@ -159,12 +180,18 @@ fn list(directory: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, LoadError
     Ok(files)
 }
 
-fn bounded(path: &Path) -> Result<Vec<u8>, LoadError> {
+fn allowed(path: &Path, guard: Guard) -> Result<(), LoadError> {
+    guard(path).map_err(|source| LoadError::NotTrusted { path: path.to_owned(), source })
+}
+
+fn bounded(path: &Path, guard: Guard) -> Result<Vec<u8>, LoadError> {
     let failed = |source| LoadError::Read { path: path.to_owned(), source };
     // O_NONBLOCK: opening a pipe that somebody called x.conf must not wait for its writer.
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file: File =
         OpenOptions::new().read(true).custom_flags(nonblock).open(path).map_err(failed)?;
+    // After opening: whoever could put another file there is seen now.
+    allowed(path, guard)?;
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(LoadError::NotAFile { path: path.to_owned() });
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Problem, agreed, joined};
 use crate::conflist::{NetworkConfig, PluginConfig};
@@ -66,6 +67,13 @@ impl Prober {
                 Ok(versions) => spoken.push(versions),
                 Err(error) => problems.push(problem(&network, error)),
             }
+            // The plugin runs it; whether it is there is the plugin's business.
+            let ipam = plugin.fields().get("ipam").and_then(|ipam| ipam.get("type"));
+            if let Some(ipam) = ipam.and_then(Value::as_str)
+                && let Err(error @ InvokeError::NotTrusted { .. }) = self.plugins.find(ipam)
+            {
+                problems.push(problem(&network, error));
+            }
         }
         if !problems.is_empty() {
             return Probed { network, problems };
@@ -116,7 +124,11 @@ impl Prober {
                 .ok()
                 .map(|answer| answer.supported_versions),
             // It is there but cannot be run: wrong architecture, no permission.
-            Err(error @ (InvokeError::Spawn { .. } | InvokeError::NotFound { .. })) => {
+            Err(
+                error @ (InvokeError::Spawn { .. }
+                | InvokeError::NotFound { .. }
+                | InvokeError::NotTrusted { .. }),
+            ) => {
                 return Err(error);
             }
             Err(error) => {

@@ -3,16 +3,15 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
+use e2e::host;
 use e2e::node::faults::Fault;
 use e2e::runner::Fixture;
 use e2e::wait::eventually;
-use e2e::{host, request};
 
 use crate::records::{
-    SWEEP, complaint, ensure_found_again, ensure_listed, ensure_nothing_lost, files, remains,
-    whole_pod,
+    SWEEP, complaint, ensure_found_again, ensure_nothing_lost, files, remains, whole_pod,
 };
-use crate::support::{often_swept, run_in};
+use crate::support::often_swept;
 
 /// Errors that say nothing of the file.
 const ERRORS: [&str; 4] = ["EIO", "EMFILE", "EACCES", "ENOMEM"];
@@ -55,9 +54,7 @@ pub(crate) fn errors_while_records_are_read_end_nothing_and_are_tried_again(
 
 pub(crate) fn an_error_at_any_call_of_a_start_ends_nothing(fixture: &Fixture) -> Result<()> {
     let mut node = fixture.own_node(often_swept())?;
-    let image = fixture.busybox(&node)?;
-    let container = request::container("c", &image, &["/bin/sleep", "1000"]);
-    let running = run_in(&node, request::pod(&node, "any"), container)?;
+    let running = whole_pod(fixture, &node, "any")?;
     node.kill9()?;
     let before = remains(&node);
     // What is ours, densely: few threads look more often at it. Then anything, further and further
@@ -90,7 +87,8 @@ pub(crate) fn an_error_at_any_call_of_a_start_ends_nothing(fixture: &Fixture) ->
     }
     ensure!(starts > 0, "none of them started: the faults hit something else");
     node.spawn()?;
-    ensure_listed(&node, &running)?;
+    ensure_found_again(&node, &running)?;
+    ensure!(complaint(&node)?.is_empty(), "{}", complaint(&node)?);
     node.remove_all_pods()
 }
 

@@ -234,3 +234,38 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
+
+pub(crate) fn pods_that_no_list_holds_are_told_one_by_one(fixture: &Fixture) -> Result<()> {
+    /// Bytes of annotations that a pod of the API may have.
+    const ANNOTATIONS: usize = 256 << 10;
+    const PODS: usize = 65;
+    let node = fixture.own_node(Options { log: "info".to_owned(), ..Options::default() })?;
+    let noted = |number: usize, bytes: usize| {
+        let mut config = request::host_network_pod(&node, &format!("noted-{number}"));
+        config.annotations = [("note".to_owned(), "x".repeat(bytes - "note".len()))].into();
+        // What the kubelet adds.
+        let source = ("kubernetes.io/config.source".to_owned(), "api".to_owned());
+        config.annotations.extend([source]);
+        config
+    };
+    let refused = node.cri().run_pod(&noted(PODS, 2 * ANNOTATIONS)).err().context("accepted")?;
+    ensure!(refused.code() == Code::InvalidArgument, "{refused:?}");
+    ensure!(refused.message().contains("config.annotations"), "{refused:?}");
+
+    let mut all = Vec::new();
+    for number in 0..PODS {
+        all.push(node.cri().run_pod(&noted(number, ANNOTATIONS))?);
+    }
+    let listed = node.cri().pods().err().context("they fit")?;
+    ensure!(listed.code() == Code::ResourceExhausted, "{listed:?}");
+    ensure!(listed.message().contains("StreamPodSandboxes"), "{listed:?}");
+    let mut told: Vec<String> = node.cri().stream_pods()?.into_iter().map(|pod| pod.id).collect();
+    told.sort();
+    all.sort();
+    ensure!(told == all, "{} of {PODS}", told.len());
+    // One by one, they are as any other.
+    for pod in &all {
+        node.cri().drop_pod(pod)?;
+    }
+    Ok(ensure!(node.cri().pods()?.is_empty(), "some are left"))
+}

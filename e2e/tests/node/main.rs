@@ -166,6 +166,7 @@ fn together() -> Vec<Case> {
         stuck::a_mount_that_never_answers_holds_up_its_own_container_alone,
         stuck::a_runtime_that_never_returns_holds_up_its_own_container_alone,
         stuck::a_runtime_that_hangs_in_an_exec_holds_up_its_own_container_alone,
+        stuck::runtimes_that_hang_in_all_slots_hold_up_their_own_containers_alone,
         stuck::a_frozen_container_holds_up_nobody_and_can_be_stopped,
         streaming::exec_works_with_crictl_over_both_transports,
         streaming::a_terminal_has_a_size_and_hangs_up_with_its_client,
@@ -180,7 +181,9 @@ fn together() -> Vec<Case> {
         streaming::tls_is_spoken_and_a_renewed_certificate_is_used,
         execs::a_frozen_container_holds_up_its_own_commands_alone,
         trust::what_others_may_write_is_not_used_until_that_is_accepted,
+        trust::what_others_may_write_later_is_not_used_either,
         trust::who_enters_a_container_is_written_down,
+        trust::commands_of_probes_are_written_down_when_asked_for,
         sessions::a_killed_daemon_ends_its_sessions_and_not_the_container,
         sessions::a_client_whose_network_falls_silent_is_given_up,
         sessions::a_person_at_a_terminal_attaches_types_resizes_and_leaves,
@@ -220,5 +223,6 @@ fn alone() -> Vec<Case> {
         execs::two_hundred_at_once_succeed_or_are_told_why_not,
         floods::output_without_end_is_cut_and_costs_what_it_may,
         floods::clients_that_attach_and_vanish_leave_nothing,
+        floods::pods_that_no_list_holds_are_told_one_by_one,
     ]
 }

@@ -110,14 +110,67 @@ pub(crate) fn a_runtime_that_hangs_in_an_exec_holds_up_its_own_container_alone(
     Ok(node.cri().drop_pod(&pod)?)
 }
 
-/// A node with the handler `hanging`, whose runtime does not return from `verb` while a file is there.
+pub(crate) fn runtimes_that_hang_in_all_slots_hold_up_their_own_containers_alone(
+    fixture: &Fixture,
+) -> Result<()> {
+    /// Commands of one container that are being started at one time.
+    const STARTS: usize = 2;
+    /// Slots for runtimes that the node has for each processor.
+    const SLOTS: usize = 4;
+    let (node, stuck) = hanging_in(fixture, "exec")?;
+    let image = fixture.busybox(&node)?;
+    let bystander = sleeper(&node, &image, "bystander")?;
+    let mut hanging = Vec::new();
+    let slots = thread::available_parallelism()?.get() * SLOTS;
+    for number in 0..slots / STARTS + 1 {
+        let pod_config = request::host_network_pod(&node, &format!("stuck-{number}"));
+        let pod = node.cri().run_pod_with(&pod_config, "hanging")?;
+        let config = request::container("c", &image, &["/bin/sleep", "1000"]);
+        let running = support::add(&node, &pod, &pod_config, config)?;
+        node.cri().start(&running.id)?;
+        hanging.push(running);
+    }
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for running in hanging.iter().flat_map(|running| [running; STARTS]) {
+            threads.push(scope.spawn(|| {
+                node.cri().exec_rpc(pb::ExecSyncRequest {
+                    container_id: running.id.clone(),
+                    cmd: vec!["/bin/true".to_owned()],
+                    timeout: 50,
+                })
+            }));
+        }
+        eventually("every slot has been taken", END, || {
+            let hanging = fs::read_to_string(stuck.with_extension("met"))?.lines().count();
+            ensure!(hanging >= slots, "{hanging} of {slots}");
+            Ok(())
+        })?;
+        support::exec(&node, &bystander.id, &["/bin/true"])?;
+        let pod = sleeper(&node, &image, "newcomer")?.pod;
+        node.cri().drop_pod(&pod)?;
+        let waiting = threads.iter().filter(|it| !it.is_finished()).count();
+        fs::remove_file(&stuck)?;
+        ensure!(waiting == threads.len(), "others had to wait for {waiting} of them");
+        for thread in threads {
+            let answer = thread.join().expect("no panic")?;
+            ensure!(answer.exit_code == 0, "{answer:?}");
+        }
+        anyhow::Ok(())
+    })?;
+    node.remove_all_pods()
+}
+
+/// A node with the handler `hanging`, whose runtime does not return from `verb` while a file is there,
+/// and writes a line into another (`.met`) each time.
 fn hanging_in(fixture: &Fixture, verb: &str) -> Result<(Node, PathBuf)> {
     let dir = fixture.dir();
     let (program, stuck) = (dir.join("hanging-runc"), dir.join("hanging-runc.stuck"));
     let script = format!(
-        "#!/bin/sh\ncase \" $* \" in *' {verb} '*)\n    while [ -e {stuck} ]; do sleep 0.1; done\nesac\n\
+        "#!/bin/sh\ncase \" $* \" in *' {verb} '*)\n    echo x >> {met}\n    while [ -e {stuck} ]; do sleep 0.1; done\nesac\n\
          exec /usr/sbin/runc \"$@\"\n",
-        stuck = stuck.display()
+        stuck = stuck.display(),
+        met = stuck.with_extension("met").display()
     );
     install(&program, &script)?;
     fs::write(&stuck, "")?;

@@ -7,13 +7,13 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use crisol::cri::pb;
 use e2e::node::{Node, Options};
-use e2e::program::run as run_program;
+use e2e::program::{install, run as run_program};
 use e2e::request;
 use e2e::runner::Fixture;
 use e2e::wait::eventually;
 
 use crate::streaming::{exec_url, sleeper};
-use crate::support::END;
+use crate::support::{END, add, ended};
 
 fn set(path: &Path, mode: u32) -> Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
@@ -57,6 +57,89 @@ pub(crate) fn what_others_may_write_is_not_used_until_that_is_accepted(
     Ok(())
 }
 
+pub(crate) fn what_others_may_write_later_is_not_used_either(fixture: &Fixture) -> Result<()> {
+    let program = fixture.dir().join("trusted-runc");
+    install(&program, "#!/bin/sh\nexec /usr/sbin/runc \"$@\"\n")?;
+    let config = format!(
+        "[runtime.handlers.trusted]\ntype = \"oci\"\npath = \"{}\"\nroot = \"{}\"\n",
+        program.display(),
+        fixture.dir().join("trusted-root").display()
+    );
+    let options = Options { config, log: "info".to_owned(), ..Options::default() };
+    let node = fixture.own_node(options)?;
+    let image = fixture.busybox(&node)?;
+    let profile = node.dir().join("profile.json");
+    fs::write(&profile, r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#)?;
+    let pod_config = request::host_network_pod(&node, "trusting");
+    let pod = node.cri().run_pod_with(&pod_config, "trusted")?;
+    let running = add(&node, &pod, &pod_config, sleeps("one", &image, None))?;
+    node.cri().start(&running.id)?;
+
+    let network = || {
+        let status = node.cri().status_rpc(pb::StatusRequest { verbose: false })?;
+        let conditions = status.status.unwrap_or_default().conditions;
+        let ready = conditions.into_iter().find(|c| c.r#type == "NetworkReady");
+        let ready = ready.filter(|ready| !ready.status);
+        Ok(ready.map(|ready| format!("{}: {}", ready.reason, ready.message)))
+    };
+    let refused = |answer: Result<(), tonic::Status>| answer.err().map(|e| e.message().to_owned());
+    let looks: [(&Path, u32, &dyn Fn() -> Result<Option<String>>); 4] = [
+        (&node.network_file(), 0o644, &network),
+        (&program, 0o755, &|| Ok(refused(node.cri().exec(&running.id, &["/bin/true"]).map(drop)))),
+        (&node.dir().join("policy.json"), 0o644, &|| {
+            Ok(refused(node.cri().pull(&image).map(drop)))
+        }),
+        (&profile, 0o644, &|| {
+            let config = sleeps("two", &image, Some(&profile));
+            match add(&node, &pod, &pod_config, config) {
+                Ok(made) => Ok(node.cri().remove(&made.id).map(|()| None)?),
+                Err(error) => Ok(Some(format!("{error:#}"))),
+            }
+        }),
+    ];
+    for (path, good, look) in looks {
+        let name = path.display();
+        let used = || {
+            eventually("it is used", END, || {
+                ensure!(look()?.is_none(), "{name}: {:?}", look()?);
+                Ok(())
+            })
+        };
+        used()?;
+        set(path, good | 0o002)?;
+        eventually("it is not used", END, || {
+            let why = look()?.with_context(|| format!("{name} is used"))?;
+            ensure!(why.contains(&format!("{name} can be written by others")), "{why}");
+            Ok(())
+        })?;
+        set(path, good)?;
+        used()?;
+    }
+    let status = node.cri().container(&running.id)?;
+    ensure!(status.state() == pb::ContainerState::ContainerRunning, "{:?}", status.state());
+
+    // What runs is asked to end all the same; what the runtime has to clean up is owed.
+    set(&program, 0o757)?;
+    // The first stop tells how it went with that, the container has ended in any case.
+    node.cri().stop(&running.id, 60).ok();
+    let status = ended(&node, &running.id)?;
+    ensure!(status.exit_code == 7, "exit code {}", status.exit_code);
+    set(&program, 0o755)?;
+    eventually("the pod goes", END, || Ok(node.cri().drop_pod(&pod)?))
+}
+
+/// A container that sleeps until it is asked to end, with this seccomp profile of the node's.
+fn sleeps(name: &str, image: &str, profile: Option<&Path>) -> pb::ContainerConfig {
+    let line = "trap 'exit 7' TERM; while :; do sleep 0.1; done";
+    let mut config = request::container(name, image, &["/bin/sh", "-c", line]);
+    let security = &mut config.linux.get_or_insert_default().security_context;
+    security.get_or_insert_default().seccomp = profile.map(|path| pb::SecurityProfile {
+        profile_type: pb::security_profile::ProfileType::Localhost.into(),
+        localhost_ref: path.display().to_string(),
+    });
+    config
+}
+
 pub(crate) fn who_enters_a_container_is_written_down(fixture: &Fixture) -> Result<()> {
     let node = fixture.own_node(Options { log: "info".to_owned(), ..Options::default() })?;
     let running = sleeper(&node, fixture, "crun")?;
@@ -80,7 +163,7 @@ pub(crate) fn who_enters_a_container_is_written_down(fixture: &Fixture) -> Resul
     let security = &mut config.linux.get_or_insert_default().security_context;
     security.get_or_insert_default().privileged = true;
     node.cri().create(&pod, &config, &pod_config)?;
-    // Probes are none of these.
+    // Probes have their lines only for who wants them.
     ensure!(node.cri().exec(&running.id, &["/bin/true"])?.exit_code == 0);
 
     let written = || -> Result<Vec<String>> {
@@ -106,4 +189,22 @@ pub(crate) fn who_enters_a_container_is_written_down(fixture: &Fixture) -> Resul
     }
     node.remove_all_pods()?;
     Ok(())
+}
+
+pub(crate) fn commands_of_probes_are_written_down_when_asked_for(fixture: &Fixture) -> Result<()> {
+    let options = Options { log: "info,audit=debug".to_owned(), ..Options::default() };
+    let node = fixture.own_node(options)?;
+    let running = sleeper(&node, fixture, "runc")?;
+    ensure!(node.cri().exec(&running.id, &["/bin/echo", "secret-4729"])?.exit_code == 0);
+    let own = format!("pid={}", std::process::id());
+    eventually("its line", END, || {
+        let log = fs::read_to_string(node.log_file())?;
+        let line = log.lines().find(|line| line.contains(" audit: ")).context("no line")?;
+        for word in ["rpc=\"ExecSync\"", &running.id, "/bin/echo", &own, "uid=0"] {
+            ensure!(line.contains(word), "{word} is not in {line}");
+        }
+        ensure!(!log.contains("secret-4729"), "an argument is in the log");
+        Ok(())
+    })?;
+    Ok(node.remove_all_pods()?)
 }

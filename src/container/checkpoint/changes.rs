@@ -16,10 +16,14 @@ use rustix::io::Errno;
 
 use super::file;
 use crate::container::{ContainerError, ContainerRecord, Parts};
+use crate::image::{self, MAX_EXTENSION, MAX_XATTRS};
 use crate::sys::tree::Walk;
 
 /// Longest list of attributes, and longest attribute, that the kernel has (xattr(7)).
 const XATTR_MAX: usize = 64 << 10;
+
+/// What a record takes besides its key and value: its length as digits, a space, a `=`, a line end.
+const MAX_PAX_RECORD: usize = 10;
 
 /// Writes both into `stage`.
 pub(super) fn write(
@@ -78,6 +82,7 @@ fn append(
     let found = File::from(found);
     let metadata = found.metadata()?;
     let kept = xattrs(dir, name)?;
+    restorable(inside, &kept)?;
     tar.append_pax_extensions(kept.iter().map(|(name, value)| (name.as_str(), value.as_slice())))?;
     if metadata.is_file() {
         // O_NONBLOCK: opening a FIFO without a writer would wait forever, open(2).
@@ -98,7 +103,27 @@ fn append(
     tar.append_data(&mut header, inside, io::empty())
 }
 
-/// The attributes of a file that are its own: the kernel's and the overlay's are not.
+/// What a restore would refuse is refused now, while the container is there to be changed.
+fn restorable(inside: &Path, xattrs: &[(String, Vec<u8>)]) -> io::Result<()> {
+    let refuse = |what: String| {
+        let file = inside.display();
+        Err(io::Error::other(format!("{file} has {what}: it could not be restored")))
+    };
+    let count = xattrs.len();
+    if count > MAX_XATTRS {
+        return refuse(format!("{count} extended attributes, more than {MAX_XATTRS}"));
+    }
+    let bytes: usize =
+        xattrs.iter().map(|(key, value)| key.len() + value.len() + MAX_PAX_RECORD).sum();
+    match u64::try_from(bytes) {
+        Ok(bytes) if bytes <= MAX_EXTENSION => Ok(()),
+        _ => refuse(format!("extended attributes of {bytes} bytes, more than {MAX_EXTENSION}")),
+    }
+}
+
+/// The attributes of a file that are its own and that a restore gives it again: the kernel's and the
+/// overlay's are not. A container's own `user.overlay.*` would steer an overlay inside of it, which
+/// is mounted anew or not at all.
 fn xattrs(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Vec<(String, Vec<u8>)>> {
     // Neither a link nor a device can be opened for this; the way through /proc opens neither.
     let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
@@ -110,7 +135,7 @@ fn xattrs(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Vec<(String, Vec<u8>)>
     };
     let mut found = Vec::new();
     for name in names[..length].split(|byte| *byte == 0) {
-        let is_kept = name.starts_with(b"user.") || name == b"security.capability";
+        let is_kept = image::is_taken(name);
         let Some(text) = std::str::from_utf8(name).ok().filter(|_| is_kept) else { continue };
         let mut value = vec![0; XATTR_MAX];
         let length = match rustix::fs::lgetxattr(&path, name, value.as_mut_slice()) {
@@ -164,6 +189,21 @@ fn plain_directory(layer: &Path, below: &Path) -> Option<Dir> {
 mod tests {
     use super::*;
     use crate::rootfs::{RootfsDirs, RootfsOptions, mount, unmount};
+
+    #[test]
+    fn attributes_that_a_restore_would_refuse_are_an_error_that_names_the_file() {
+        let pair =
+            |number: usize, bytes| (format!("SCHILY.xattr.user.{number}"), vec![b'x'; bytes]);
+        let some = |count, bytes| (0..count).map(|number| pair(number, bytes)).collect::<Vec<_>>();
+        let judged =
+            |xattrs: &[_]| restorable(Path::new("etc/marked"), xattrs).map_err(|e| e.to_string());
+        assert_eq!(judged(&some(MAX_XATTRS, 1)), Ok(()));
+        let many = judged(&some(MAX_XATTRS + 1, 1)).expect_err("one too many");
+        assert!(many.contains("etc/marked has 1001 extended attributes"), "{many}");
+        assert_eq!(judged(&some(15, XATTR_MAX)), Ok(()));
+        let large = judged(&some(16, XATTR_MAX)).expect_err("too large");
+        assert!(large.contains("etc/marked") && large.contains("1048576"), "{large}");
+    }
 
     #[test]
     fn new_changed_and_deleted_files_are_told_apart() {

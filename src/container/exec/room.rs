@@ -27,7 +27,7 @@ const _: () = assert!(MAX_TALKS + MAX_SYNCS + OTHERS <= MAX_CONNECTIONS);
 
 /// Commands of one container that are being started at one time. A start that hangs (a runtime that
 /// waits for a frozen container, a mount that does not answer) keeps one of the node's slots for
-/// runtimes; a node with one processor has four.
+/// runtimes for a while; a node with one processor has four. See `runtime/turns.rs`.
 const MAX_STARTS: usize = 2;
 
 /// How long one more waits for another to end.

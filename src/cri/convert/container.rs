@@ -57,7 +57,12 @@ fn convert(m: &mut Mistakes, field: &Field<'_>, config: pb::ContainerConfig) -> 
     let envs = envs(m, &field.at("envs"), config.envs);
     exec_size(m, field, &[&config.command, &config.args], &envs);
     text::labels(m, &field.at("labels"), &config.labels);
-    text::annotations(m, &field.at("annotations"), &config.annotations);
+    text::annotations(
+        m,
+        &field.at("annotations"),
+        &config.annotations,
+        text::CONTAINER_ANNOTATIONS,
+    );
     let linux = config.linux.unwrap_or_default();
     let linux_field = field.at("linux");
     let resources_field = linux_field.at("resources");

@@ -43,7 +43,9 @@ pub(super) fn request(
     text::plain(mistakes, &here, &image.user_specified_image, MAX_REFERENCE);
     let here = field.at("runtime_handler");
     text::plain(mistakes, &here, &image.runtime_handler, text::MAX_NAME);
-    text::annotations(mistakes, &field.at("annotations"), &image.annotations);
+    // The kubelet hands on those of the pod.
+    let here = field.at("annotations");
+    text::annotations(mistakes, &here, &image.annotations, text::POD_ANNOTATIONS);
     ImageRequest {
         reference: image.image,
         user_specified: image.user_specified_image,

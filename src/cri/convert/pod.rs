@@ -37,7 +37,7 @@ fn convert(
     handler: String,
 ) -> PodSpec {
     text::labels(m, &field.at("labels"), &config.labels);
-    text::annotations(m, &field.at("annotations"), &config.annotations);
+    text::annotations(m, &field.at("annotations"), &config.annotations, text::POD_ANNOTATIONS);
     let linux = config.linux.unwrap_or_default();
     let linux_field = field.at("linux");
     let context = linux.security_context.unwrap_or_default();

@@ -13,8 +13,20 @@ pub(super) const MAX_PATH: usize = 4095;
 const MAX_COMPONENT: usize = 255;
 /// Longest label, key and value together; CRI-O and containerd have the same limit.
 const MAX_LABEL: usize = 4096;
-/// All labels, or all annotations, together. Kubernetes allows 256 KiB of annotations.
-const MAX_MAP: usize = 1 << 20;
+/// All labels together. Kubernetes bounds each, and their number only by the size of an object.
+const MAX_LABELS: usize = 1 << 20;
+/// All annotations of an object together, keys and values: what Kubernetes allows
+/// (`TotalAnnotationSizeLimitB` of apimachinery's `validation/objectmeta.go`).
+const ANNOTATIONS_OF_AN_OBJECT: usize = 256 << 10;
+/// All annotations of a pod. The kubelet hands on those of the object, which the API has bounded with
+/// `last-applied-configuration` and all, and adds its own afterwards (`kubernetes.io/config.seen`,
+/// `.source`, `.hash`, `.mirror`: some 200 bytes). An object at the API's bound must run, so there is
+/// room for what a kubelet may ever add.
+pub(super) const POD_ANNOTATIONS: usize = ANNOTATIONS_OF_AN_OBJECT + (16 << 10);
+/// All annotations of a container. They are the kubelet's alone: numbers, and as JSON the ports and
+/// the pre-stop handler, whose size no rule but the size of the whole pod bounds; device plugins add
+/// theirs. Twice an object's leaves room for all of them.
+pub(super) const CONTAINER_ANNOTATIONS: usize = 2 * ANNOTATIONS_OF_AN_OBJECT;
 /// Entries of one map; far above what Kubernetes makes, and cheap to copy with every listing.
 const MAX_ENTRIES: usize = 10_000;
 
@@ -85,7 +97,7 @@ fn path_parts(mistakes: &mut Mistakes, field: &Field<'_>, text: &str) {
 
 /// Labels: any text, within limits. They come back exactly as they were given.
 pub(super) fn labels(mistakes: &mut Mistakes, field: &Field<'_>, map: &BTreeMap<String, String>) {
-    total(mistakes, field, map);
+    total(mistakes, field, map, MAX_LABELS);
     for (key, value) in map {
         let size = key.len() + value.len();
         if size > MAX_LABEL {
@@ -95,25 +107,26 @@ pub(super) fn labels(mistakes: &mut Mistakes, field: &Field<'_>, map: &BTreeMap<
     }
 }
 
-/// Annotations: any text, within limits. They come back exactly as they were given.
+/// Annotations: any text, at most `max` bytes together. They come back exactly as they were given,
+/// with every listing: all that there are have to fit into one message.
 pub(super) fn annotations(
     mistakes: &mut Mistakes,
     field: &Field<'_>,
     map: &BTreeMap<String, String>,
+    max: usize,
 ) {
-    total(mistakes, field, map);
+    total(mistakes, field, map, max);
 }
 
-fn total(mistakes: &mut Mistakes, field: &Field<'_>, map: &BTreeMap<String, String>) {
+fn total(mistakes: &mut Mistakes, field: &Field<'_>, map: &BTreeMap<String, String>, max: usize) {
     let bytes: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
     if map.len() > MAX_ENTRIES {
         mistakes.add(
             field,
             format_args!("has {} entries, at most {MAX_ENTRIES} are allowed", map.len()),
         );
-    } else if bytes >= MAX_MAP {
-        mistakes
-            .add(field, format_args!("is {bytes} bytes long, fewer than {MAX_MAP} are allowed"));
+    } else if bytes > max {
+        mistakes.add(field, format_args!("is {bytes} bytes long, at most {max} are allowed"));
     }
 }
 

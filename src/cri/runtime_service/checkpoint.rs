@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 
 use crate::container::checkpoint::DEFAULT_LIMIT;
+use crate::cri::answer::{Reply, answer};
 use crate::cri::convert;
 use crate::cri::pb;
 use crate::cri::status::{invalid, status};
 
-use super::{MAX_GRACE, Reply, Runtime, query, refuse};
+use super::{MAX_GRACE, Runtime, query, refuse};
 
 /// Containers of one checkpoint of a pod: more than any pod has.
 const MAX_CONTAINERS: usize = 1024;
@@ -30,7 +31,7 @@ impl Runtime {
             Err(_) => return Err(invalid("timeout: is negative")),
         };
         self.containers.checkpoint(&query, location, limit).await.map_err(status)?;
-        Ok(Response::new(pb::CheckpointContainerResponse {}))
+        answer(pb::CheckpointContainerResponse {})
     }
 
     pub(super) async fn checkpoint_together(
@@ -48,7 +49,7 @@ impl Runtime {
         let ids = ids.iter().enumerate().map(|(n, id)| query(&format!("container_ids[{n}]"), id));
         let ids = ids.collect::<Result<_, _>>()?;
         self.pods.checkpoint(&pod, output, ids).await.map_err(status)?;
-        Ok(Response::new(pb::CheckpointPodResponse {}))
+        answer(pb::CheckpointPodResponse {})
     }
 
     pub(super) async fn restore(
@@ -73,10 +74,10 @@ impl Runtime {
             let container_id = id.to_string();
             pb::RestoredContainer { name, container_id }
         });
-        Ok(Response::new(pb::RestorePodResponse {
+        answer(pb::RestorePodResponse {
             pod_sandbox_id: pod.to_string(),
             restored_containers: restored_containers.collect(),
-        }))
+        })
     }
 }
 

@@ -1,12 +1,13 @@
 //! What the kubelet tells about the node: UpdateRuntimeConfig.
 
-use tonic::{Request, Response};
+use tonic::Request;
 
+use crate::cri::answer::{Reply, answer};
 use crate::cri::pb;
 use crate::cri::status::{invalid, status};
 use crate::steps::blocking;
 
-use super::{Reply, Runtime};
+use super::Runtime;
 
 impl Runtime {
     pub(super) async fn update_config(
@@ -19,6 +20,6 @@ impl Runtime {
         let told = config.network_config.unwrap_or_default().pod_cidr;
         let ranges = self.reporter.pod_ranges.clone();
         blocking(move || ranges.set(&told)).await.map_err(|error| status(&error))?;
-        Ok(Response::new(pb::UpdateRuntimeConfigResponse {}))
+        answer(pb::UpdateRuntimeConfigResponse {})
     }
 }

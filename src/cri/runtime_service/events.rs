@@ -7,6 +7,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
 use crate::container::ContainerRecord;
+use crate::cri::answer::part;
 use crate::cri::convert::view;
 use crate::cri::pb;
 use crate::cri::status::status;
@@ -26,7 +27,7 @@ impl Runtime {
     pub(super) fn events(&self) -> Result<EventStream, Status> {
         let heard = self.events.listen().map_err(|ended| status(&ended))?;
         Ok(Box::pin(heard.map(|event| match event {
-            Ok(event) => Ok(response(&event)),
+            Ok(event) => part(response(&event)),
             Err(ended) => Err(status(&ended)),
         })))
     }

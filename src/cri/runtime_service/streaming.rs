@@ -1,13 +1,14 @@
 //! Exec, Attach, PortForward: each checks its request and answers with a URL.
 
-use tonic::{Response, Status};
+use tonic::Status;
 
 use crate::stream::Wanted;
 
+use super::super::answer::{Reply, answer};
 use super::super::audit::{Caller, short};
 use super::super::pb;
 use super::super::status::{invalid, status};
-use super::{Reply, Runtime, command, query};
+use super::{Runtime, command, query};
 
 /// Ports of one request: as many as a WebSocket has pairs of channels.
 const MAX_PORTS: usize = 127;
@@ -24,7 +25,7 @@ impl Runtime {
         let wanted = streams(Wanted { stdin, stdout, stderr, tty })?;
         caller.asks("Exec", &container_id, &short(cmd.first().map_or("", String::as_str)));
         let url = self.streaming.exec(&query, cmd, wanted).map_err(|error| status(&error))?;
-        Ok(Response::new(pb::ExecResponse { url }))
+        answer(pb::ExecResponse { url })
     }
 
     pub(super) fn attach_url(
@@ -37,7 +38,7 @@ impl Runtime {
         let wanted = streams(Wanted { stdin, stdout, stderr, tty })?;
         caller.asks("Attach", &container_id, if stdin { "stdin" } else { "" });
         let url = self.streaming.attach(&query, wanted).map_err(|error| status(&error))?;
-        Ok(Response::new(pb::AttachResponse { url }))
+        answer(pb::AttachResponse { url })
     }
 
     pub(super) fn port_forward_url(
@@ -60,7 +61,7 @@ impl Runtime {
             .collect();
         caller.asks("PortForward", &pod_sandbox_id, "");
         let url = self.streaming.port_forward(&query, ports?).map_err(|error| status(&error))?;
-        Ok(Response::new(pb::PortForwardResponse { url }))
+        answer(pb::PortForwardResponse { url })
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::RegistriesError;
+use crate::trust::Trust;
 
 /// Longest file that is read. Distributions ship alias lists of some 20 KiB.
 const MAX_FILE: u64 = 4 << 20;
@@ -70,13 +71,14 @@ pub(super) enum Pull {
 }
 
 /// The drop-in files, in the order of their names.
-pub(super) fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
+pub(super) fn drop_ins(directory: &Path, trust: Trust) -> Result<Vec<PathBuf>, RegistriesError> {
     let failed = |source| RegistriesError::Read { path: directory.to_owned(), source };
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error)),
     };
+    trust.check(directory).map_err(failed)?;
     let mut files = Vec::new();
     for entry in entries.take(MAX_FILES) {
         let path = entry.map_err(failed)?.path();
@@ -89,8 +91,8 @@ pub(super) fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, RegistriesError
 }
 
 /// The text of a file, or none if it does not exist.
-pub(super) fn read(path: &Path) -> Result<Option<String>, RegistriesError> {
-    match crate::image::read_config_file(path, MAX_FILE) {
+pub(super) fn read(path: &Path, trust: Trust) -> Result<Option<String>, RegistriesError> {
+    match crate::image::read_config_file(path, trust, MAX_FILE) {
         Ok(text) => Ok(text),
         Err(source) => Err(RegistriesError::Read { path: path.to_owned(), source }),
     }

@@ -23,7 +23,8 @@ fn endpoints(conf: &RegistriesConf, name: &str) -> Vec<(String, Access)> {
 
 #[test]
 fn without_a_file_every_registry_is_verified_and_short_names_are_docker_s() {
-    let conf = RegistriesConf::load(Path::new("/nonexistent/registries.conf")).expect("absent");
+    let conf = RegistriesConf::load(Path::new("/nonexistent/registries.conf"), Trust::RootAlone)
+        .expect("absent");
     let name: Name = "busybox".parse().expect("name");
     assert_eq!(conf.candidates(&name).expect("candidates"), [reference("docker.io/busybox")]);
     assert_eq!(endpoints(&conf, "quay.io/x"), [("quay.io/x:latest".to_owned(), Access::Verified)]);
@@ -163,11 +164,11 @@ fn drop_ins_replace_by_prefix_in_the_order_of_their_names() {
     write(&drop_ins.join("10.conf"), "unqualified-search-registries = [\"a.example\"]");
     write(&drop_ins.join("30.conf"), "[[registry]]\nlocation = \"r.example\"");
     write(&drop_ins.join("ignored.txt"), "not toml at all [");
-    let conf = RegistriesConf::load(&path).expect("load");
+    let conf = RegistriesConf::load(&path, Trust::RootAlone).expect("load");
     assert_eq!(conf.search, ["b.example"]);
     assert_eq!(endpoints(&conf, "r.example/x")[0].1, Access::Verified);
     write(&drop_ins.join("40.conf"), "[[registry");
-    let error = RegistriesConf::load(&path).expect_err("broken drop-in");
+    let error = RegistriesConf::load(&path, Trust::RootAlone).expect_err("broken drop-in");
     assert!(error.to_string().ends_with("40.conf"), "{error}");
 }
 

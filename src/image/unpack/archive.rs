@@ -18,7 +18,7 @@ use super::{MAX_BYTES, UnpackError};
 const BLOCK: usize = 512;
 
 /// Longest extended header or long name: Go's `archive/tar` has the same limit.
-const MAX_EXTENSION: u64 = 1 << 20;
+pub const MAX_EXTENSION: u64 = 1 << 20;
 
 /// Pieces of one sparse file.
 const MAX_SPARSE: usize = 100_000;

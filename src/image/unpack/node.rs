@@ -14,7 +14,7 @@ const OPAQUE: &str = "trusted.overlay.opaque";
 /// Whether an extended attribute is taken from an archive. `trusted.overlay.*` would steer
 /// overlayfs, `user.overlay.*` overlayfs in a user namespace, and `security.selinux` is for the
 /// host's policy to say; so these and all others nobody needs are left out (R29).
-pub(super) fn is_taken(name: &[u8]) -> bool {
+pub fn is_taken(name: &[u8]) -> bool {
     name == b"security.capability"
         || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
 }

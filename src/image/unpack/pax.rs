@@ -21,7 +21,7 @@ pub(super) struct Pax {
 }
 
 /// Extended attributes of one member; the kernel takes 64 KiB of names.
-const MAX_XATTRS: usize = 1000;
+pub const MAX_XATTRS: usize = 1000;
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
 

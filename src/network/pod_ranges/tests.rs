@@ -67,6 +67,7 @@ fn what_is_not_understood_is_named_with_its_line() {
 
 fn network(template: Option<PathBuf>, dir: &Path) -> config::Network {
     config::Network {
+        trust: Trust::RootAlone,
         conf_dir: dir.join("net.d"),
         conf_template: template,
         plugin_dirs: Vec::new(),

@@ -4,6 +4,7 @@ use super::*;
 
 fn config(dir: &Path) -> config::Stream {
     config::Stream {
+        trust: Trust::RootAlone,
         address: Ipv4Addr::LOCALHOST.into(),
         port: 0,
         tls_cert: Some(dir.join("cert.pem")),

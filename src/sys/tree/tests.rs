@@ -107,6 +107,33 @@ fn another_file_system_is_neither_walked_nor_emptied() {
     remove(&dir.path().join("tree")).expect("remove");
 }
 
+#[test]
+fn the_way_back_of_who_was_moved_is_counted() {
+    const LEVELS: usize = 50;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let tree = dir.path().join("tree");
+    let way = |levels| (0..levels).fold(tree.clone(), |way, _| way.join("d"));
+    fs::create_dir_all(way(LEVELS)).expect("directories");
+    fs::write(tree.join("last"), "x").expect("file");
+    let mut walk = Walk::new(File::open(&tree).expect("open").into()).expect("walk");
+    while walk.depth() < LEVELS {
+        assert!(!matches!(walk.step().expect("step"), Step::End), "not at the bottom yet");
+    }
+    // The bottom goes elsewhere: from there, `..` is not the way back.
+    fs::rename(way(LEVELS), dir.path().join("elsewhere")).expect("rename");
+    let mut steps = Vec::new();
+    loop {
+        match walk.step().expect("step") {
+            Step::Way(opened) => steps.push(usize::try_from(opened).expect("small")),
+            Step::End => break,
+            Step::Entry(entry) => panic!("{entry:?} is new"),
+        }
+    }
+    // All the way from the top, once; then up by one at a time, each a step of its own.
+    assert_eq!(steps.len(), LEVELS, "{steps:?}");
+    assert_eq!((steps[0], steps[1..].iter().max()), (LEVELS, Some(&1)), "{steps:?}");
+}
+
 /// What is outside is never touched while somebody moves what is removed and swaps it for links.
 #[test]
 fn who_moves_directories_leads_nobody_out() {

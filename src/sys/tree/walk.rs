@@ -32,6 +32,18 @@ struct Level {
     waiting: Vec<CString>,
 }
 
+/// What one step of a walk comes to.
+#[derive(Debug)]
+pub enum Step {
+    /// Something below the top.
+    Entry(Entry),
+    /// A directory was entered or left. So many were opened for it: one, or, when somebody moves what
+    /// is walked, as many as the walk is deep.
+    Way(u32),
+    /// Everything has been seen.
+    End,
+}
+
 /// Something below the top.
 #[derive(Debug)]
 pub struct Entry {
@@ -66,24 +78,37 @@ impl Walk {
     /// Those of the file system; what is gone meanwhile or lies on another one is none.
     pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         loop {
-            self.entered_last = false;
+            match self.step()? {
+                Step::Entry(entry) => return Ok(Some(entry)),
+                Step::Way(_) => {}
+                Step::End => return Ok(None),
+            }
+        }
+    }
+
+    /// The next entry, or as much of the way to it as one look at a directory takes: who has little
+    /// time counts both. Blocks.
+    ///
+    /// # Errors
+    /// Those of [`next_entry`](Self::next_entry).
+    pub fn step(&mut self) -> io::Result<Step> {
+        self.entered_last = false;
+        loop {
             let entry = match self.exhausted {
                 true => None,
                 false => self.here.read().transpose()?,
             };
             let Some(entry) = entry else {
                 self.exhausted = true;
-                if !self.advance()? {
-                    return Ok(None);
-                }
-                continue;
+                return self.advance();
             };
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
             let stat = match rustix::fs::statat(self.here()?, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => continue,
+                // It has gone meanwhile.
+                Err(Errno::NOENT) => return Ok(Step::Way(1)),
                 stat => stat?,
             };
             let entry = Entry { name: name.to_owned(), stat };
@@ -93,7 +118,7 @@ impl Walk {
                 level.waiting.push(entry.name.clone());
                 self.entered_last = true;
             }
-            return Ok(Some(entry));
+            return Ok(Step::Entry(entry));
         }
     }
 
@@ -126,47 +151,46 @@ impl Walk {
         self.levels.len() - 1
     }
 
-    /// Enters the next directory that waits, here or further up. False at the end.
-    fn advance(&mut self) -> io::Result<bool> {
-        loop {
-            let Some(level) = self.levels.last_mut() else { return Ok(false) };
-            if let Some(name) = level.waiting.pop() {
-                match enter(self.here.fd()?, name.to_bytes()) {
-                    Ok(dir) => {
-                        let identity = identity(&dir)?;
-                        let name = name.into_bytes();
-                        self.levels.push(Level { name, identity, waiting: Vec::new() });
-                        self.here = Dir::new(dir)?;
-                        self.exhausted = false;
-                        return Ok(true);
-                    }
-                    Err(error) if is_no_longer(&error) => continue,
-                    Err(error) => return Err(error),
-                }
-            }
+    /// Enters the next directory that waits here, or goes up one level.
+    fn advance(&mut self) -> io::Result<Step> {
+        let Some(level) = self.levels.last_mut() else { return Ok(Step::End) };
+        let Some(name) = level.waiting.pop() else {
             if self.levels.len() == 1 {
-                return Ok(false);
+                return Ok(Step::End);
             }
             self.levels.pop();
-            self.up()?;
+            return self.up().map(Step::Way);
+        };
+        match enter(self.here.fd()?, name.to_bytes()) {
+            Ok(dir) => {
+                let identity = identity(&dir)?;
+                let name = name.into_bytes();
+                self.levels.push(Level { name, identity, waiting: Vec::new() });
+                self.here = Dir::new(dir)?;
+                self.exhausted = false;
+            }
+            Err(error) if is_no_longer(&error) => {}
+            Err(error) => return Err(error),
         }
+        Ok(Step::Way(1))
     }
 
-    /// Goes back to the last level there is; the directory that was left is the one below it.
-    fn up(&mut self) -> io::Result<()> {
-        let Some(level) = self.levels.last() else { return Ok(()) };
+    /// Goes back to the last level there is; the directory that was left is the one below it. How
+    /// many were opened for it.
+    fn up(&mut self) -> io::Result<u32> {
+        let Some(level) = self.levels.last() else { return Ok(0) };
         let left = self.here.fd()?.try_clone_to_owned()?;
-        let above = match climb(&left, level.identity)? {
-            Some(above) => above,
+        let (above, opened) = match climb(&left, level.identity)? {
+            Some(above) => (above, 1),
             None => self.back_from_top()?,
         };
         self.here = Dir::new(above)?;
-        Ok(())
+        Ok(opened)
     }
 
     /// Somebody moved what was walked: goes as far along the remembered way as it is still there,
-    /// and forgets the rest.
-    fn back_from_top(&mut self) -> io::Result<OwnedFd> {
+    /// and forgets the rest. Where that is, and how many directories were opened.
+    fn back_from_top(&mut self) -> io::Result<(OwnedFd, u32)> {
         let mut here = enter(self.top.as_fd(), b".")?;
         let mut found = 1;
         for level in self.levels.iter().skip(1) {
@@ -179,7 +203,7 @@ impl Walk {
             found += 1;
         }
         self.levels.truncate(found);
-        Ok(here)
+        Ok((here, u32::try_from(found).unwrap_or(u32::MAX)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tests of the rules about containers.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::container::spec::{IdMapping, UserNamespace};
 
@@ -38,6 +40,19 @@ fn a_container_needs_a_name_and_an_image() {
     let spec = convert_with(|_| ()).unwrap();
     assert_eq!(metadata_into_pb(&spec), config().metadata.unwrap());
     assert_eq!((spec.working_dir, spec.log_path, spec.stop_signal), (None, None, None));
+}
+
+#[test]
+fn annotations_of_a_container_and_its_image_are_bounded() {
+    let one = |size: usize| BTreeMap::from([("k".to_owned(), "v".repeat(size - 1))]);
+    assert!(convert_with(|c| c.annotations = one(text::CONTAINER_ANNOTATIONS)).is_ok());
+    let over = one(text::CONTAINER_ANNOTATIONS + 1);
+    assert_eq!(wrong(|c| c.annotations = over), "config.annotations");
+    let image = |c: &mut pb::ContainerConfig, size| {
+        c.image.get_or_insert_default().annotations = one(size);
+    };
+    assert!(convert_with(|c| image(c, text::POD_ANNOTATIONS)).is_ok());
+    assert_eq!(wrong(|c| image(c, text::POD_ANNOTATIONS + 1)), "config.image.annotations");
 }
 
 #[test]
