@@ -7,7 +7,7 @@
 //!          registry (manifest, config) ─► manifest, config     parsed, verified by digest
 //!            │
 //!            ▼
-//!          layer: registry ══chunks══► unpack ─► store         one thread a layer, no file between
+//!          layer: registry ══chunks══► unpack ─► store         one process a layer, no file between
 //!            │
 //!            ▼
 //!          store: commit image ─► index                        what find and list read
@@ -45,7 +45,7 @@ pub use credentials::{Credentials, CredentialsError};
 pub use digest::Digest;
 pub use error::ImageError;
 pub use reference::{Name, Reference, ReferenceError};
-pub use unpack::{UnpackError, lay_over};
+pub use unpack::{UnpackError, gaps, lay_over, serve};
 
 use crate::ids::ImageId;
 use crate::metrics::Metrics;

@@ -2,6 +2,8 @@
 //! daemon is here.
 #![allow(unsafe_code)]
 
+pub mod confine;
+pub mod detached;
 pub mod foreign;
 pub mod idmap;
 pub mod in_root;
@@ -11,10 +13,12 @@ pub mod leftovers;
 pub mod listen;
 pub mod namespaces;
 pub mod overlay;
+pub mod packets;
 pub mod pass_fds;
 pub mod pidfd;
 pub mod readiness;
 pub mod real_path;
+pub mod seccomp;
 pub mod sysctl;
 pub mod tmpfs;
 pub mod tree;
