@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
 use tokio::sync::Notify;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::UnpackError;
 use super::wire::{Job, Ready};
@@ -35,6 +35,7 @@ pub(in crate::image) struct Unpacker {
 /// The process.
 #[derive(Debug)]
 struct Process {
+    pid: u32,
     socket: OwnedFd,
     end: Arc<End>,
 }
@@ -88,6 +89,12 @@ impl Line {
         packets::receive(&self.ours)
     }
 
+    /// The end that the process of the layer would have.
+    #[cfg(test)]
+    pub(super) fn other_end(&self) -> OwnedFd {
+        lock(&self.theirs).take().expect("it is still here")
+    }
+
     /// Answers what was asked for: done, or the system's error.
     pub(super) fn answer(&self, error: i32) -> io::Result<()> {
         packets::send(&self.ours, &error.to_le_bytes(), &[])
@@ -129,6 +136,12 @@ impl Unpacker {
         }
     }
 
+    /// The process, if it was started.
+    #[cfg(test)]
+    pub(super) fn pid(&self) -> Option<u32> {
+        lock(&self.process).as_ref().map(|process| process.pid)
+    }
+
     fn process(&self) -> Result<Arc<Process>, UnpackError> {
         let mut process = lock(&self.process);
         if let Some(process) = &*process {
@@ -155,14 +168,14 @@ impl Process {
                         return;
                     }
                 };
-                sender.send(Ok(())).ok();
+                sender.send(Ok(child.id())).ok();
                 *lock(&end.status) = Some(child.wait());
                 end.known.notify_all();
             }
         };
         let thread = std::thread::Builder::new().name("unpacker".into());
         thread.spawn(live).map_err(UnpackError::Thread)?;
-        started
+        let pid = started
             .recv()
             .unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
             .map_err(UnpackError::Start)?;
@@ -173,7 +186,8 @@ impl Process {
         let ready: Ready =
             serde_json::from_slice(&packet).map_err(|error| UnpackError::Start(error.into()))?;
         ready.gaps.into_iter().for_each(miss);
-        Ok(Self { socket, end })
+        debug!(pid, "unpacker started");
+        Ok(Self { pid, socket, end })
     }
 
     fn has_hung_up(&self) -> bool {
