@@ -45,7 +45,7 @@ pub use credentials::{Credentials, CredentialsError};
 pub use digest::Digest;
 pub use error::ImageError;
 pub use reference::{Name, Reference, ReferenceError};
-pub use unpack::{UnpackError, gaps, lay_over, serve};
+pub use unpack::{UnpackError, lay_over, serve_unpacker, unpacker_gaps};
 
 use crate::ids::ImageId;
 use crate::metrics::Metrics;
@@ -228,6 +228,12 @@ impl Images {
     /// Reads again what could not be read. Blocks.
     pub fn look_again(&self) {
         self.0.store.look_again();
+    }
+
+    /// What this host does not give of the confinement of the processes that unpack, as far as pulls
+    /// have shown; empty = nothing.
+    pub fn unpacker_gaps(&self) -> Vec<String> {
+        unpack::known_gaps()
     }
 
     /// What the store takes on disk. Never touches it.

@@ -31,6 +31,6 @@ extern "C" fn unpacker() {
     if arguments.next().as_deref() == Some("crisol")
         && arguments.next().as_deref() == Some("unpack")
     {
-        std::process::exit(crate::image::serve());
+        std::process::exit(crate::image::serve_unpacker());
     }
 }

@@ -49,9 +49,10 @@ mod unpacker;
 mod whiteout;
 mod wire;
 
-pub use child::serve;
+pub use child::serve as serve_unpacker;
 pub use error::UnpackError;
-pub use unpacker::gaps;
+pub use unpacker::gaps as unpacker_gaps;
+pub(super) use unpacker::known_gaps;
 pub(super) use unpacker::{Line, Unpacker};
 
 use super::digest::Digest;

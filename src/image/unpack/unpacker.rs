@@ -131,7 +131,10 @@ impl Unpacker {
         }
         match &*lock(&self.process) {
             // It ends: the kernel closes its descriptors in their order, and ours is the first.
-            Some(process) if process.has_hung_up() => process.end.error(),
+            Some(process) if process.has_hung_up() => {
+                warn!(pid = process.pid, "the unpacker has ended before its pull");
+                process.end.error()
+            }
             _ => UnpackError::Nonsense("nothing more of a layer".into()),
         }
     }
@@ -211,7 +214,12 @@ pub(super) fn miss(gap: String) {
 /// If it cannot be started.
 pub fn gaps() -> Result<Vec<String>, UnpackError> {
     Process::start()?;
-    Ok(lock(&GAPS).iter().cloned().collect())
+    Ok(known_gaps())
+}
+
+/// The same, as far as it has shown.
+pub(in crate::image) fn known_gaps() -> Vec<String> {
+    lock(&GAPS).iter().cloned().collect()
 }
 
 fn command(socket: OwnedFd) -> Command {

@@ -123,7 +123,7 @@ fn limits(pid: u32, name: &str) -> [String; 2] {
 
 #[test]
 fn nothing_of_the_confinement_is_missing_here() {
-    assert_eq!(gaps().expect("an unpacker"), Vec::<String>::new());
+    assert_eq!(unpacker_gaps().expect("an unpacker"), Vec::<String>::new());
 }
 
 #[test]
