@@ -188,7 +188,7 @@ pub(super) fn unpack(
         let feeding = thread::Builder::new().name("feed-layer".into());
         let feeding = feeding.spawn_scoped(scope, move || feed(pieces, writing, &judged));
         let feeding = feeding.map_err(UnpackError::Thread)?;
-        let heard = listen(unpacker, line, dir.as_fd());
+        let heard = listen(unpacker, line, dir.as_fd(), windows);
         // It has ended; one that answers nonsense does now, and takes no more bytes.
         line.hang_up();
         // What is wrong with an archive does not matter if it is not the right one.
@@ -227,21 +227,30 @@ pub fn lay_over(archive: &File, onto: &Path) -> Result<(), UnpackError> {
     let job = Job { limit: MAX_BYTES, windows: Windows::of_checkpoint(), onto: Onto::Tree };
     let dir = layer_dir(onto)?;
     unpacker.begin(&job, dir.as_fd(), archive.as_fd(), &line)?;
-    listen(&unpacker, &line, dir.as_fd()).map(drop)
+    listen(&unpacker, &line, dir.as_fd(), job.windows).map(drop)
 }
 
 /// The directory as a process may have it that must not leave it.
 fn layer_dir(path: &Path) -> Result<OwnedFd, UnpackError> {
-    let failed = |error| UnpackError::file("open", b"/", error);
-    match sys::detached::directory(path) {
-        // A kernel, or a filter around the daemon, without these calls: the process would have to get
-        // out of its own root, which is empty.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
-            unpacker::miss(format!("mounts of the layer's directory alone: {error}"));
-            File::open(path).map(OwnedFd::from).map_err(failed)
+    let absent = |error: &io::Error| {
+        // A kernel, or a filter around the daemon, without the call.
+        matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+    };
+    let directory = match sys::detached::directory(path) {
+        Err(error) if absent(&error) => {
+            unpacker::miss(format!("a mount of the layer without devices: {error}"));
+            sys::detached::directory_with_devices(path)
         }
-        opened => opened.map_err(failed),
-    }
+        opened => opened,
+    };
+    let directory = match directory {
+        Err(error) if absent(&error) => {
+            unpacker::miss(format!("a mount of the layer alone: {error}"));
+            File::open(path).map(OwnedFd::from)
+        }
+        opened => opened,
+    };
+    directory.map_err(|error| UnpackError::file("open", b"/", error))
 }
 
 /// A pipe for a layer's bytes: reading end, writing end.
@@ -282,6 +291,7 @@ fn listen(
     unpacker: &Unpacker,
     line: &Line,
     dir: BorrowedFd<'_>,
+    windows: Windows,
 ) -> Result<(Done, Implied), UnpackError> {
     let nonsense = |what: &'static str| UnpackError::Nonsense(what.into());
     let (mut result, mut implied) = (None, Implied::default());
@@ -300,6 +310,9 @@ fn listen(
                 });
             }
             Some(_) if result.is_some() => return Err(nonsense("more after the last message")),
+            Some(Said::Memory(bytes)) if bytes > windows.limit => {
+                return Err(nonsense("a window that is larger than any"));
+            }
             Some(Said::Memory(bytes)) => {
                 // RACE: nobody may hold a share while he waits for another.
                 drop(memory.take());

@@ -91,28 +91,35 @@ pub fn leave_file_systems() -> io::Result<()> {
 /// Keeps these capabilities and no others; neither this process nor one that it starts gets more.
 ///
 /// # Errors
-/// Those of prctl(2) and capset(2).
+/// Those of prctl(2) and capset(2); all that can be done is done all the same.
 pub fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
-    rustix::thread::set_no_new_privs(true)?;
-    rustix::thread::clear_ambient_capability_set()?;
+    let no_new = rustix::thread::set_no_new_privs(true);
+    let no_ambient = rustix::thread::clear_ambient_capability_set();
+    let bounded = bound_capabilities(kept);
+    let held = rustix::thread::capabilities(None)?;
+    let kept = kept & held.permitted;
+    let sets =
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets)?;
+    no_new?;
+    no_ambient?;
+    bounded
+}
+
+/// Takes all others out of what a program with capabilities of its own could get.
+fn bound_capabilities(kept: CapabilitySet) -> io::Result<()> {
     for number in 0..=MAX_CAPABILITY {
         if kept.bits() & 1 << number != 0 {
             continue;
         }
         // SAFETY: the call takes integers and touches no memory.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
-            match io::Error::last_os_error() {
-                // The kernel knows none of this number, so no higher one either.
-                error if error.raw_os_error() == Some(libc::EINVAL) => break,
-                error => return Err(error),
-            }
+            let error = io::Error::last_os_error();
+            // The kernel knows none of this number, so no higher one either.
+            return if error.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(error) };
         }
     }
-    let held = rustix::thread::capabilities(None)?;
-    let kept = kept & held.permitted;
-    let sets =
-        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    Ok(rustix::thread::set_capabilities(None, sets)?)
+    Ok(())
 }
 
 /// Bounds what this process may use of a resource. It is never raised.

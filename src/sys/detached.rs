@@ -15,18 +15,33 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 /// Those of the kernel; `ENOSYS` before Linux 5.12.
 pub fn directory(path: &Path) -> io::Result<OwnedFd> {
     let attr_set = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-    let copy =
-        copy(path, &libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 })?;
+    let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    opened(&copy(path, &attributes)?)
+}
+
+/// The same with the devices and programs of the mount that it is a copy of.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn directory_with_devices(path: &Path) -> io::Result<OwnedFd> {
+    opened(&clone(path)?)
+}
+
+fn opened(copy: &OwnedFd) -> io::Result<OwnedFd> {
     // The copy is a mere place: files can be made in what is opened of it, not in itself.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(&copy, ".", flags, Mode::empty())?)
+    Ok(rustix::fs::openat(copy, ".", flags, Mode::empty())?)
+}
+
+fn clone(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    Ok(open_tree(CWD, path, flags)?)
 }
 
 /// A copy of what is mounted at `path` (without what is mounted below) with these attributes. It ends
 /// with its descriptor and those that were opened through it.
 pub(super) fn copy(path: &Path, attributes: &libc::mount_attr) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let copy = open_tree(CWD, path, flags)?;
+    let copy = clone(path)?;
     // SAFETY: the path is a literal that ends in zero and the kernel reads as many bytes of
     // `attributes` as the last argument says; both live longer than the call. The descriptors are
     // open for as long as they are owned here or borrowed by who made `attributes`.
@@ -64,6 +79,9 @@ mod tests {
         rustix::fs::mknodat(&open, "null", kind, Mode::RUSR, null).expect("a device");
         let device = rustix::fs::openat(&open, "null", OFlags::RDONLY, Mode::empty());
         assert_eq!(device.expect_err("no devices here"), rustix::io::Errno::ACCESS);
+        let open = directory_with_devices(&below).expect("a copy");
+        let secret = rustix::fs::openat(&open, "../secret", OFlags::RDONLY, Mode::empty());
+        assert_eq!(secret.expect_err("above"), rustix::io::Errno::NOENT);
         // The directory itself is as it was: it can be renamed and removed meanwhile.
         fs::rename(&below, dir.path().join("other")).expect("rename");
         fs::remove_file(dir.path().join("other/null")).expect("what was made is there");

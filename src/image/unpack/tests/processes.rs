@@ -245,7 +245,8 @@ fn liar(lie: impl FnOnce(&dyn Fn(&Said, &[BorrowedFd<'_>])) + Send) -> (UnpackEr
             });
             rustix::net::shutdown(&theirs, rustix::net::Shutdown::Write).expect("no more");
         });
-        let error = listen(&Unpacker::default(), &line, dir.as_fd()).expect_err("a lie");
+        let windows = Windows::of_layer(WINDOW);
+        let error = listen(&Unpacker::default(), &line, dir.as_fd(), windows).expect_err("a lie");
         lying.join().expect("no panic");
         line.hang_up();
         let answers = std::iter::from_fn(|| packets::receive(&theirs).ok().map(|(bytes, _)| bytes));
@@ -260,11 +261,12 @@ fn what_a_process_says_is_not_believed() {
         Said::Done(Done { diff_id, bytes, inodes, opaque: false })
     };
     let failed = || Said::Failed(UnpackError::damaged("a\nlie"));
-    let cases: [(&str, &(dyn Fn() -> Vec<Said> + Sync)); 6] = [
+    let cases: [(&str, &(dyn Fn() -> Vec<Said> + Sync)); 7] = [
         ("too many inodes", &|| vec![done(u64::MAX)]),
         ("done twice", &|| vec![done(1), done(1)]),
         ("more behind the end", &|| vec![failed(), done(1)]),
         ("a way out", &|| vec![Said::Implied(b"a/../../etc\0".to_vec())]),
+        ("all memory", &|| vec![Said::Memory(u64::MAX)]),
         ("no directory", &|| vec![Said::Opaque]),
         ("nothing", &Vec::new),
     ];
