@@ -42,6 +42,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Unpack layers: crisol starts this itself
+    #[command(hide = true)]
+    Unpack,
     /// Print the version
     Version {
         /// Print JSON

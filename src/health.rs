@@ -153,6 +153,8 @@ pub struct Facts<'a> {
     pub owed: usize,
     /// Whether root file systems can be mapped for user namespaces here; if not, why.
     pub mapped_rootfs: &'a Result<(), String>,
+    /// What this host does not give of the confinement of the processes that unpack images.
+    pub unpacker_gaps: &'a [String],
     /// Records that cannot be used.
     pub troubles: &'a [Trouble],
 }
@@ -300,6 +302,7 @@ pub fn info(facts: &Facts<'_>) -> BTreeMap<String, String> {
         ("handlers", json!(handlers)),
         ("criu", criu(&facts.inventory.criu)),
         ("userNamespaces", user_namespaces(facts.mapped_rootfs)),
+        ("unpacker", json!({ "gaps": facts.unpacker_gaps })),
         ("inFlight", json!(facts.in_flight)),
         ("storage", json!(facts.storage)),
         ("owed", json!(facts.owed)),

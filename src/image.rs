@@ -7,7 +7,7 @@
 //!          registry (manifest, config) ─► manifest, config     parsed, verified by digest
 //!            │
 //!            ▼
-//!          layer: registry ══chunks══► unpack ─► store         one thread a layer, no file between
+//!          layer: registry ══chunks══► unpack ─► store         one process a layer, no file between
 //!            │
 //!            ▼
 //!          store: commit image ─► index                        what find and list read
@@ -43,7 +43,9 @@ pub use credentials::{Credentials, CredentialsError};
 pub use digest::Digest;
 pub use error::ImageError;
 pub use reference::{Name, Reference, ReferenceError};
-pub use unpack::{MAX_EXTENSION, MAX_XATTRS, UnpackError, is_taken, lay_over};
+pub use unpack::{
+    MAX_EXTENSION, MAX_XATTRS, UnpackError, is_taken, lay_over, serve_unpacker, unpacker_gaps,
+};
 
 use crate::ids::ImageId;
 use crate::metrics::Metrics;
@@ -227,6 +229,12 @@ impl Images {
     /// Reads again what could not be read. Blocks.
     pub fn look_again(&self) {
         self.0.store.look_again();
+    }
+
+    /// What this host does not give of the confinement of the processes that unpack, as far as pulls
+    /// have shown; empty = nothing.
+    pub fn unpacker_gaps(&self) -> Vec<String> {
+        unpack::known_gaps()
     }
 
     /// What the store takes on disk. Never touches it.

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
             Ok(runtime) => runtime.block_on(cli::check(file, Form::of(json))),
             Err(error) => failed(&error),
         },
+        Command::Unpack => std::process::exit(crisol::image::serve_unpacker()),
         Command::Version { json } => cli::version(Form::of(json)),
     }
 }

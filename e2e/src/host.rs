@@ -57,13 +57,28 @@ pub fn processes_of(dir: &Path, cgroup: Option<&str>) -> Vec<Process> {
 
 /// The zombies whose parent is `pid`.
 pub fn zombies_of(pid: u32) -> usize {
+    pids().iter().filter(|child| state_and_parent(**child) == Some(('Z', pid))).count()
+}
+
+/// The processes whose parent is `pid`; no zombies.
+pub fn children_of(pid: u32) -> Vec<Process> {
     let is_ours = |child: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-        let fields: Vec<&str> =
-            stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        fields.first() == Some(&"Z") && fields.get(1) == Some(&pid.to_string().as_str())
+        state_and_parent(*child).is_some_and(|(state, parent)| state != 'Z' && parent == pid)
     };
-    pids().iter().filter(|child| is_ours(child)).count()
+    pids().into_iter().filter(is_ours).filter_map(process).collect()
+}
+
+fn state_and_parent(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// A field of /proc/PID/status; empty if the process or the field is gone.
+pub fn status(pid: u32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    value.unwrap_or_default().trim().to_owned()
 }
 
 fn pids() -> Vec<u32> {

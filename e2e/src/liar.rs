@@ -6,8 +6,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -59,6 +59,9 @@ pub enum Lie {
     HardLink,
     /// A hard link to `../../…/etc/passwd`.
     HardLinkUp,
+    /// Nothing, but the second half of the layer comes when [`Liar::go_on`] says so. Not among
+    /// [`Lie::ALL`].
+    Halting,
 }
 
 impl Lie {
@@ -102,6 +105,9 @@ struct Shared {
     stop: AtomicBool,
     requests: AtomicU64,
     sent: AtomicU64,
+    /// Whether second halves are sent.
+    goes_on: Mutex<bool>,
+    told: Condvar,
 }
 
 impl Liar {
@@ -114,6 +120,7 @@ impl Liar {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let images = Lie::ALL
             .iter()
+            .chain([&Lie::Halting])
             .map(|&lie| Ok((lie, Image::of(lie, target)?)))
             .collect::<Result<_>>()?;
         let shared = Arc::new(Shared {
@@ -122,6 +129,8 @@ impl Liar {
             stop: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            goes_on: Mutex::new(false),
+            told: Condvar::new(),
         });
         let theirs = Arc::clone(&shared);
         let thread = thread::spawn(move || {
@@ -155,6 +164,12 @@ impl Liar {
         }
     }
 
+    /// Has the second halves of layers sent, from now on.
+    pub fn go_on(&self) {
+        *self.shared.goes_on.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.shared.told.notify_all();
+    }
+
     /// Requests so far.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::SeqCst)
@@ -169,6 +184,7 @@ impl Liar {
 impl Drop for Liar {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
+        self.go_on();
         // Wakes the accepting thread, which then sees the flag.
         TcpStream::connect(self.shared.address).ok();
         if let Some(thread) = self.thread.take() {
@@ -186,6 +202,8 @@ struct Reply {
 
 enum Body {
     Bytes(Vec<u8>),
+    /// The second half when the test says so.
+    Halting(Vec<u8>),
     /// Zeros without a length.
     Endless,
 }
@@ -228,7 +246,7 @@ impl Shared {
         for (name, value) in &reply.headers {
             write!(stream, "{name}: {value}\r\n")?;
         }
-        if let Body::Bytes(bytes) = &reply.body {
+        if let Body::Bytes(bytes) | Body::Halting(bytes) = &reply.body {
             write!(stream, "content-length: {}\r\n", bytes.len())?;
         }
         write!(stream, "\r\n")?;
@@ -238,6 +256,15 @@ impl Shared {
         match reply.body {
             Body::Bytes(bytes) => {
                 stream.write_all(&bytes)?;
+                self.sent.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+            }
+            Body::Halting(bytes) => {
+                let (first, second) = bytes.split_at(bytes.len() / 2);
+                stream.write_all(first)?;
+                let goes_on = self.goes_on.lock().unwrap_or_else(PoisonError::into_inner);
+                let told = self.told.wait_while(goes_on, |goes_on| !*goes_on);
+                drop(told.unwrap_or_else(PoisonError::into_inner));
+                stream.write_all(second)?;
                 self.sent.fetch_add(bytes.len() as u64, Ordering::SeqCst);
             }
             Body::Endless => {
@@ -284,6 +311,9 @@ impl Shared {
                 Body::Endless
             }
             ("manifests", _) => Body::Bytes(image.served_manifest()),
+            ("blobs", Lie::Halting) if which == image.layer_digest() => {
+                Body::Halting(image.served_blob(which).unwrap_or_default())
+            }
             ("blobs", _) => match image.served_blob(which) {
                 Some(bytes) => Body::Bytes(bytes),
                 None => return Reply::not_found(),

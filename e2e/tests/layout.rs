@@ -335,6 +335,22 @@ fn the_registry_never_waits() {
 }
 
 #[test]
+fn archives_are_taken_apart_in_one_place() {
+    let within = |path: &str| path.starts_with("src/image/unpack/");
+    for word in ["zstd", "tar", "MultiGzDecoder", "GzDecoder"] {
+        only_in(word, "src/", |path| within(path) || path.contains("/tests"));
+    }
+    // What the daemon has of that is pipes and messages.
+    for path in ["src/image/unpack.rs", "src/image/unpack/unpacker.rs"] {
+        let all = sources();
+        let source = all.iter().find(|source| source.path == path).expect("it is there");
+        for word in ["Archive", "Inflated", "Frames", "Tree::open", "Tree::over"] {
+            assert!(!source.code.contains(word), "{word} in {path}");
+        }
+    }
+}
+
+#[test]
 fn conmon_and_cni_do_not_know_the_daemon() {
     only_in("crisol", "conmon/", |_| false);
     only_in("crisol", "cni/", |_| false);

@@ -55,6 +55,7 @@ impl Reporter {
         let recovery = self.recovery();
         let network = self.network();
         let in_flight = self.in_flight();
+        let unpacker_gaps = self.images.unpacker_gaps();
         let troubles: Vec<_> = self.troubles.iter().flat_map(Troubles::list).collect();
         let facts = Facts {
             config: &self.config,
@@ -70,6 +71,7 @@ impl Reporter {
             },
             owed: *self.owed.borrow(),
             mapped_rootfs: &self.mapped_rootfs,
+            unpacker_gaps: &unpacker_gaps,
             troubles: &troubles,
         };
         let status = health::status(&facts);

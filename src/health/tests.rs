@@ -79,6 +79,7 @@ impl Node {
             storage: Storage { images_bytes: 1, writable_bytes: 2, free_bytes: 3 },
             owed: 1,
             mapped_rootfs: &self.mapped_rootfs,
+            unpacker_gaps: &[],
             troubles: &self.troubles,
         }
     }

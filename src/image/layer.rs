@@ -1,13 +1,13 @@
 //! One layer of one pull: from a registry into the store, without a file in between.
 //!
-//! Pieces go from the network through a short queue to a thread that unpacks them. A layer is
+//! Pieces go from the network through a short queue to threads that have a process unpack them. A layer is
 //! fetched once however many pulls want it: they take turns by chain id, and whoever comes second
 //! finds it committed, or does it over if the first one failed. One that occurs in several chains
 //! is fetched for each, one after the other: overlayfs does not take one directory twice.
 //!
 //! RACE: a pull that holds the turn of a layer waits for the layer below, whose turn another pull
 //! may hold. That one waits for a layer further below, and so on to the bottom, which waits for
-//! nobody; so there is no circle. No share of a bound (registry, thread) is held while waiting.
+//! nobody; so there is no circle. No share of a bound (registry, layers) is held while waiting.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -20,12 +20,12 @@ use super::digest::Digest;
 use super::manifest::Descriptor;
 use super::registry::Registry;
 use super::store::{Store, lock};
-use super::unpack::{UnpackError, Unpacked, unpack};
+use super::unpack::{self, Line, UnpackError, Unpacked, Unpacker};
 use crate::error::chain;
 
-/// Layers that are unpacked at a time, from all registries together: each has a thread, a queue
-/// and a decoder, whose memory is bounded for all of them together (`unpack/memory.rs`).
-const MAX_THREADS: usize = 12;
+/// Layers that are unpacked at a time, from all registries together: each has two threads, a queue
+/// and a process, whose decoders' memory is bounded for all of them together (`unpack/memory.rs`).
+const MAX_LAYERS: usize = 12;
 
 /// Pieces between the network and the thread: enough to never wait for each other over a short
 /// pause, little enough to be no buffer.
@@ -39,6 +39,17 @@ pub(super) struct Wanted {
     pub chain: Digest,
     /// Chain ids below it, bottom first.
     pub below: Vec<Digest>,
+}
+
+/// One pull, as far as its layers are concerned.
+#[derive(Debug)]
+pub(super) struct Pulling {
+    /// What is pulled.
+    pub reference: String,
+    /// Whom to ask, in order.
+    pub sources: Arc<[Registry]>,
+    /// The process that unpacks all of its layers.
+    pub unpacker: Arc<Unpacker>,
 }
 
 /// What is done by one at a time.
@@ -55,7 +66,7 @@ enum Turn {
 pub(super) struct Fetcher {
     store: Arc<Store>,
     turns: Mutex<HashMap<Turn, Weak<AsyncMutex<()>>>>,
-    threads: Semaphore,
+    layers: Semaphore,
     /// Bytes that a zstd frame may have its decoder keep.
     max_window: u64,
 }
@@ -63,17 +74,16 @@ pub(super) struct Fetcher {
 impl Fetcher {
     /// Into this store.
     pub(super) fn new(store: Arc<Store>, max_window: u64) -> Self {
-        let threads = Semaphore::new(MAX_THREADS);
-        Self { store, turns: Mutex::default(), threads, max_window }
+        let layers = Semaphore::new(MAX_LAYERS);
+        Self { store, turns: Mutex::default(), layers, max_window }
     }
 
     /// Sees to it that a layer is committed. `below_done` tells when the one below it is; the
     /// bottom one has none.
     pub(super) async fn ensure(
         &self,
-        reference: &str,
+        pulling: &Pulling,
         wanted: Wanted,
-        sources: &[Registry],
         below_done: Option<oneshot::Receiver<()>>,
     ) -> Result<(), ImageError> {
         if self.store.has_layer(&wanted.chain)? {
@@ -83,7 +93,7 @@ impl Fetcher {
         if self.store.has_layer(&wanted.chain)? {
             return Ok(());
         }
-        let unpacked = self.fetch(reference, &wanted, sources).await?;
+        let unpacked = self.fetch(pulling, &wanted).await?;
         if let Some(below_done) = below_done {
             // The sender goes without a word only if its layer failed, and the pull with it.
             below_done.await.map_err(|_| ImageError::Panicked)?;
@@ -110,17 +120,12 @@ impl Fetcher {
     }
 
     /// From the first source that has it right.
-    async fn fetch(
-        &self,
-        reference: &str,
-        wanted: &Wanted,
-        sources: &[Registry],
-    ) -> Result<Unpacked, ImageError> {
+    async fn fetch(&self, pulling: &Pulling, wanted: &Wanted) -> Result<Unpacked, ImageError> {
         // Another chain may have the same layer in it: an empty one, most often.
         let _turn = self.turn(Turn::Content(wanted.diff_id)).await;
-        let mut sources = sources.iter().peekable();
+        let mut sources = pulling.sources.iter().peekable();
         while let Some(source) = sources.next() {
-            let error = match self.fetch_from(reference, wanted, source).await {
+            let error = match self.fetch_from(pulling, wanted, source).await {
                 Ok(unpacked) => return Ok(unpacked),
                 Err(error) => error,
             };
@@ -141,38 +146,50 @@ impl Fetcher {
 
     async fn fetch_from(
         &self,
-        reference: &str,
+        pulling: &Pulling,
         wanted: &Wanted,
         source: &Registry,
     ) -> Result<Unpacked, ImageError> {
-        // The registry's share first: a slow one must not keep threads from the others.
+        let reference = &pulling.reference;
+        // The registry's share first: a slow one must not keep places from the others.
         let _share = source.blob_share().await;
         // The semaphore is never closed, so this cannot fail.
-        let _thread = self.threads.acquire().await;
+        let _place = self.layers.acquire().await;
         let unpack_failed = |source| {
-            let (reference, layer) = (reference.to_owned(), wanted.blob.digest);
+            let (reference, layer) = (reference.clone(), wanted.blob.digest);
             ImageError::Unpack { reference, layer, source: Box::new(source) }
         };
         let (pieces, queue) = mpsc::channel(QUEUE);
         let (result, done) = oneshot::channel();
-        let (store, blob, diff_id) = (Arc::clone(&self.store), wanted.blob, wanted.diff_id);
-        let max_window = self.max_window;
-        let work = move || {
-            let unpacked = store.temporary().map_err(Failure::Store).and_then(|place| {
-                unpack(blob, diff_id, place, queue, max_window).map_err(Failure::Unpack)
-            });
-            // Nobody waits if the pull was given up; the layer discards itself.
-            result.send(unpacked).ok();
+        let line = Awaited(Arc::new(Line::new().map_err(unpack_failed)?));
+        let (store, unpacker) = (Arc::clone(&self.store), Arc::clone(&pulling.unpacker));
+        let layer = unpack::Layer::new(wanted.blob, wanted.diff_id, self.max_window);
+        let work = {
+            let line = Arc::clone(&line.0);
+            move || {
+                let unpacked = store.temporary().map_err(Failure::Store).and_then(|place| {
+                    unpack::unpack(&unpacker, &layer, place, queue, &line).map_err(Failure::Unpack)
+                });
+                // Nobody waits if the pull was given up; the layer discards itself.
+                result.send(unpacked).ok();
+            }
         };
         std::thread::Builder::new()
             .name("unpack".into())
             .spawn(work)
             .map_err(|source| unpack_failed(UnpackError::Thread(source)))?;
-        let sent = source.blob(blob, &pieces).await;
+        let sent = tokio::select! {
+            sent = source.blob(wanted.blob, &pieces) => sent.map(drop),
+            () = line.0.given_up() => Ok(()),
+        };
         drop(pieces);
+        if sent.is_err() {
+            // Whatever its process makes of a part of it, nobody wants to know.
+            line.0.hang_up();
+        }
         let unpacked = done.await.map_err(|_| ImageError::Panicked)?;
         // If the transfer failed, that is why unpacking did.
-        sent.map_err(|error| ImageError::registry(&reference, error))?;
+        sent.map_err(|error| ImageError::registry(reference, error))?;
         unpacked.map_err(|failure| match failure {
             Failure::Store(error) => error.into(),
             Failure::Unpack(error) => unpack_failed(error),
@@ -180,7 +197,16 @@ impl Fetcher {
     }
 }
 
-/// Why the thread has no layer.
+/// The line of a layer that somebody waits for: it ends when this is dropped.
+struct Awaited(Arc<Line>);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.hang_up();
+    }
+}
+
+/// Why there is no layer.
 enum Failure {
     Store(super::store::StoreError),
     Unpack(UnpackError),

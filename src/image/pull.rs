@@ -21,7 +21,7 @@ use super::config;
 use super::credentials::Credentials;
 use super::digest::chain_ids;
 use super::error::ImageError;
-use super::layer::{Fetcher, Wanted};
+use super::layer::{Fetcher, Pulling, Wanted};
 use super::policy::Policy;
 use super::reference::{Name, Reference};
 use super::registries_conf::{Endpoint, RegistriesConf, Role};
@@ -350,15 +350,19 @@ impl Shared {
         wanted: Vec<Wanted>,
         sources: &Arc<[Registry]>,
     ) -> Result<(), ImageError> {
+        let pulling = Arc::new(Pulling {
+            reference: reference.to_owned(),
+            sources: Arc::clone(sources),
+            unpacker: Arc::default(),
+        });
         let mut fetches = JoinSet::new();
         let mut below_done = None;
         for wanted in wanted {
             let (done, next) = oneshot::channel();
             let below = below_done.replace(next);
-            let (fetcher, sources) = (Arc::clone(&self.fetcher), Arc::clone(sources));
-            let reference = reference.to_owned();
+            let (fetcher, pulling) = (Arc::clone(&self.fetcher), Arc::clone(&pulling));
             fetches.spawn(async move {
-                fetcher.ensure(&reference, wanted, &sources, below).await?;
+                fetcher.ensure(&pulling, wanted, below).await?;
                 // Nobody is above the topmost layer.
                 done.send(()).ok();
                 Ok::<_, ImageError>(())

@@ -1,30 +1,46 @@
 //! Unpacks one layer: compressed pieces in, a directory that overlayfs can use out.
 //!
 //! ```text
-//!  pieces ─► sha256 (blob) ─► inflate ─► sha256 (diff id), bounded ─► tar ─► tree
+//!  pieces ─► sha256 (blob) ═pipe═► inflate ─► sha256 (diff id), bounded ─► tar ─► tree
+//!  └─── threads of the daemon ──┘  └─ a process without rights, one a layer (child.rs) ─┘
 //! ```
 //!
-//! Runs on a plain thread from the first byte to the last. The directory is independent of the
+//! The daemon hashes the bytes that it passes on, and never looks into them. What the process says of
+//! them, the diff id too, is as good as that process: a layer that takes it over can pass for another
+//! archive, and do nothing else. The directory is independent of the
 //! layers below, so all layers of an image are unpacked at once; what an archive leaves to the
 //! layer below (the mode of a directory it only mentions in a path) is added by
 //! [`Unpacked::inherit`] when the layer is committed.
 //!
 //! INVARIANT: an [`Unpacked`] has the digest, the size and the diff id it should have.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::mpsc;
+use std::thread;
 
 pub use archive::MAX_EXTENSION;
 pub use node::is_taken;
 pub use pax::MAX_XATTRS;
 
 use bytes::Bytes;
+use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, statx};
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::Receiver;
 
 mod archive;
+mod child;
 mod decompress;
+mod error;
 mod frames;
+mod implied;
 mod inherit;
+mod line;
 mod memory;
 mod node;
 mod numbers;
@@ -33,23 +49,34 @@ mod pieces;
 mod place;
 mod room;
 mod tree;
+mod unpacker;
 mod whiteout;
+mod wire;
+
+pub use child::serve as serve_unpacker;
+pub use error::UnpackError;
+pub use unpacker::gaps as unpacker_gaps;
+pub(super) use unpacker::known_gaps;
+pub(super) use unpacker::{Line, Unpacker};
 
 use super::digest::Digest;
 use super::gc::Temporary;
 use super::manifest::Descriptor;
-use crate::error::{Classify, Kind};
-use archive::Archive;
-use decompress::Inflated;
-use frames::Windows;
-use pieces::Pieces;
-use tree::Tree;
+use crate::sys;
+use implied::Implied;
+use wire::{Done, Job, MAX_IMPLIED, Onto, Said, Windows};
 
 /// Entries of one layer. A full distribution has 300,000 files.
 const MAX_ENTRIES: u64 = 2_000_000;
 
 /// Bytes that one layer may unpack to, whatever it was compressed from.
 const MAX_BYTES: u64 = 256 << 30;
+
+/// Inodes that one layer can have: one an entry, one an undescribed directory, its root.
+const MAX_INODES: u64 = MAX_ENTRIES + MAX_IMPLIED as u64 + 1;
+
+/// Bytes of a layer that may be on their way to its process.
+const PIPE_BYTES: usize = 1 << 20;
 
 /// Bytes that any layer may unpack to, however well it compresses.
 const FREE_BYTES: u64 = 1 << 30;
@@ -64,133 +91,6 @@ const RESERVED_BYTES: u64 = 64 << 20;
 /// Inodes that unpacking leaves free.
 const RESERVED_INODES: u64 = 1024;
 
-/// Longest piece of an entry's name that an error repeats.
-const MAX_SHOWN: usize = 200;
-
-/// Why a layer could not be unpacked.
-#[derive(Debug, thiserror::Error)]
-pub enum UnpackError {
-    /// The pieces ended early; whoever sent them knows why.
-    #[error("transfer was interrupted")]
-    Interrupted,
-    /// The compressed bytes are not those that were asked for.
-    #[error("blob has digest {actual}")]
-    Digest {
-        /// What came.
-        actual: Digest,
-    },
-    /// The archive is not the one the configuration names.
-    #[error("archive has digest {actual}, the configuration says {expected}")]
-    DiffId {
-        /// What the configuration says.
-        expected: Digest,
-        /// What came.
-        actual: Digest,
-    },
-    /// The compressed bytes cannot be decompressed.
-    #[error("decompress")]
-    Decompress(#[source] io::Error),
-    /// Decompressing it takes more memory than is allowed.
-    #[error(
-        "its zstd frames need {} MiB of memory (\"window\"), accepted are {limit} MiB: \
-         see the key image.max_zstd_window",
-        window.div_ceil(1 << 20)
-    )]
-    Window {
-        /// Bytes that it needs.
-        window: u64,
-        /// MiB that are accepted.
-        limit: u64,
-    },
-    /// The archive is damaged.
-    #[error("archive is damaged: {0}")]
-    Damaged(&'static str),
-    /// A compression or a part of the format that is not understood.
-    #[error("unsupported: {0}")]
-    Unsupported(&'static str),
-    /// An entry that has no place in a layer.
-    #[error("entry {name:?} {why}")]
-    Entry {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        why: &'static str,
-    },
-    /// More than is allowed.
-    #[error("more than {limit} {what}")]
-    Limit {
-        /// Of what.
-        what: &'static str,
-        /// How many are allowed.
-        limit: u64,
-    },
-    /// The reserve of the file system is reached.
-    #[error("file system has no {0} left but the reserve")]
-    Full(&'static str),
-    /// The file system refused.
-    #[error("{what} {name:?}")]
-    File {
-        /// What was tried.
-        what: &'static str,
-        /// The entry.
-        name: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// No thread could be started.
-    #[error("start a thread")]
-    Thread(#[source] io::Error),
-}
-
-impl UnpackError {
-    fn entry(name: &[u8], why: &'static str) -> Self {
-        Self::Entry { name: shown(name), why }
-    }
-
-    fn file(what: &'static str, name: &[u8], source: impl Into<io::Error>) -> Self {
-        Self::File { what, name: shown(name), source: source.into() }
-    }
-
-    /// Takes our own error back out of one that went through a decoder.
-    fn from_read(error: io::Error) -> Self {
-        match error.downcast::<Self>() {
-            Ok(ours) => ours,
-            Err(error) => Self::Decompress(error),
-        }
-    }
-
-    /// Whether other bytes would not have had this error.
-    fn is_about_content(&self) -> bool {
-        matches!(
-            self,
-            Self::Decompress(_)
-                | Self::Window { .. }
-                | Self::Damaged(_)
-                | Self::Unsupported(_)
-                | Self::Entry { .. }
-        )
-    }
-}
-
-impl Classify for UnpackError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Digest { .. } | Self::DiffId { .. } | Self::Decompress(_) | Self::Damaged(_) => {
-                Kind::DataLoss
-            }
-            Self::Unsupported(_) | Self::Entry { .. } | Self::Window { .. } => Kind::Invalid,
-            Self::Limit { .. } | Self::Full(_) => Kind::Exhausted,
-            Self::File { source, .. } | Self::Thread(source) => Kind::of_io(source),
-            Self::Interrupted => Kind::Unavailable,
-        }
-    }
-}
-
-/// An entry's name as an error prints it.
-fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name).chars().take(MAX_SHOWN).collect()
-}
-
 /// A layer that is unpacked and verified, but not committed; discarded when dropped.
 #[derive(Debug)]
 pub(super) struct Unpacked {
@@ -199,17 +99,14 @@ pub(super) struct Unpacked {
     contents: Contents,
 }
 
-/// What a tree has come to.
+/// What a tree has come to, by what its process said.
 #[derive(Debug)]
 struct Contents {
-    /// Bytes that its files take.
     bytes: u64,
-    /// Inodes that they take.
     inodes: u64,
-    /// Whether the root is opaque.
     opaque: bool,
     /// Directories that only occur in the paths of others.
-    implied: Vec<Vec<u8>>,
+    implied: Implied,
 }
 
 impl Unpacked {
@@ -253,76 +150,222 @@ impl Unpacked {
     }
 }
 
-/// Unpacks the layer that arrives in `pieces` into `place`; windows of zstd may have `max_window`
-/// bytes. Blocks until all has arrived; dropping the sender early ends it.
+/// A layer to unpack.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layer {
+    blob: Descriptor,
+    diff_id: Digest,
+    /// Bytes that may come out of it.
+    limit: u64,
+    /// Bytes that a zstd frame may have its decoder keep.
+    max_window: u64,
+}
+
+impl Layer {
+    /// The archive `diff_id` in `blob`.
+    pub(super) fn new(blob: Descriptor, diff_id: Digest, max_window: u64) -> Self {
+        let limit = blob.size.saturating_mul(MAX_RATIO).clamp(FREE_BYTES, MAX_BYTES);
+        Self { blob, diff_id, limit, max_window }
+    }
+}
+
+/// Unpacks the layer that arrives in `pieces` into `place`, by a process of `unpacker` that `line`
+/// leads to. Blocks until all has arrived; dropping the sender early ends it.
 ///
 /// # Errors
 /// [`UnpackError`]; the directory is discarded then.
 pub(super) fn unpack(
-    blob: Descriptor,
-    diff_id: Digest,
+    unpacker: &Unpacker,
+    layer: &Layer,
     place: Temporary,
     pieces: Receiver<Bytes>,
-    max_window: u64,
+    line: &Line,
 ) -> Result<Unpacked, UnpackError> {
-    let limit = blob.size.saturating_mul(MAX_RATIO).clamp(FREE_BYTES, MAX_BYTES);
-    let inflated = Inflated::new(Pieces::new(pieces), limit, Windows::of_layer(max_window));
-    unpack_from(blob, diff_id, place, inflated)
-}
-
-/// [`unpack`] with the decoder chosen.
-fn unpack_from(
-    blob: Descriptor,
-    diff_id: Digest,
-    place: Temporary,
-    mut inflated: Inflated,
-) -> Result<Unpacked, UnpackError> {
-    let mut tree = Tree::open(place.path())?;
-    let extracted = extract(&mut inflated, &mut tree);
-    match &extracted {
-        Err(error) if !error.is_about_content() => {}
-        _ => {
-            // What is wrong with an archive does not matter if it is not the right one.
-            let (size, actual) = inflated.pieces().finish();
-            if size < blob.size {
-                return Err(UnpackError::Interrupted);
-            }
-            if actual != blob.digest {
-                return Err(UnpackError::Digest { actual });
-            }
+    let (reading, writing) = pipe()?;
+    let windows = Windows::of_layer(layer.max_window);
+    let job = Job { limit: layer.limit, windows, onto: Onto::Nothing };
+    let dir = layer_dir(place.path())?;
+    unpacker.begin(&job, dir.as_fd(), reading.as_fd(), line)?;
+    drop(reading);
+    let (verdict, judged) = mpsc::channel();
+    let (heard, (size, actual)) = thread::scope(|scope| {
+        let feeding = thread::Builder::new().name("feed-layer".into());
+        let feeding = feeding.spawn_scoped(scope, move || feed(pieces, writing, &judged));
+        let feeding = feeding.map_err(UnpackError::Thread)?;
+        let heard = listen(unpacker, line, dir.as_fd(), windows);
+        // It has ended; one that answers nonsense does now, and takes no more bytes.
+        line.hang_up();
+        // What is wrong with an archive does not matter if it is not the right one.
+        let all_matters = heard.as_ref().err().is_none_or(UnpackError::is_about_content);
+        if !all_matters {
+            line.give_up();
+        }
+        // Who feeds is not there to hear it if all was read.
+        verdict.send(all_matters).ok();
+        let fed = feeding.join().map_err(|_| UnpackError::Nonsense("a panic".into()))?;
+        Ok::<_, UnpackError>((heard, fed))
+    })?;
+    if heard.as_ref().err().is_none_or(UnpackError::is_about_content) {
+        if size < layer.blob.size {
+            return Err(UnpackError::Interrupted);
+        }
+        if actual != layer.blob.digest {
+            return Err(UnpackError::Digest { actual });
         }
     }
-    extracted?;
-    let actual = inflated.digest();
-    if actual != diff_id {
-        return Err(UnpackError::DiffId { expected: diff_id, actual });
+    let (done, implied) = heard?;
+    if done.diff_id != layer.diff_id {
+        return Err(UnpackError::DiffId { expected: layer.diff_id, actual: done.diff_id });
     }
-    Ok(Unpacked { place, diff_id, contents: tree.finish()? })
+    let Done { bytes, inodes, opaque, diff_id } = done;
+    Ok(Unpacked { place, diff_id, contents: Contents { bytes, inodes, opaque, implied } })
 }
 
-/// Lays the archive that arrives in `pieces` over what is in the directory `onto`: what is there of
-/// the same name is replaced, except that directories stay. Blocks until all has arrived.
+/// Lays an archive over what is in the directory `onto`: what is there of the same name is replaced,
+/// except that directories stay. Blocks until that is done.
 ///
 /// # Errors
 /// [`UnpackError`]; a part may have been laid over then.
-pub fn lay_over(pieces: Receiver<Bytes>, onto: &Path) -> Result<(), UnpackError> {
-    let mut tree = Tree::over(onto)?;
-    let mut inflated = Inflated::new(Pieces::new(pieces), MAX_BYTES, Windows::of_checkpoint());
-    extract(&mut inflated, &mut tree)?;
-    tree.finish().map(drop)
+pub fn lay_over(archive: &File, onto: &Path) -> Result<(), UnpackError> {
+    let (unpacker, line) = (Unpacker::default(), Line::new()?);
+    let job = Job { limit: MAX_BYTES, windows: Windows::of_checkpoint(), onto: Onto::Tree };
+    let dir = layer_dir(onto)?;
+    unpacker.begin(&job, dir.as_fd(), archive.as_fd(), &line)?;
+    listen(&unpacker, &line, dir.as_fd(), job.windows).map(drop)
 }
 
-fn extract(inflated: &mut Inflated, tree: &mut Tree) -> Result<(), UnpackError> {
-    let mut archive = Archive::new(inflated);
-    let mut entries = 0;
-    while let Some(member) = archive.next()? {
-        entries += 1;
-        if entries > MAX_ENTRIES {
-            return Err(UnpackError::Limit { what: "entries", limit: MAX_ENTRIES });
+/// The directory as a process may have it that must not leave it.
+fn layer_dir(path: &Path) -> Result<OwnedFd, UnpackError> {
+    let absent = |error: &io::Error| {
+        // A kernel, or a filter around the daemon, without the call.
+        matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+    };
+    let directory = match sys::detached::directory(path) {
+        Err(error) if absent(&error) => {
+            unpacker::miss(format!("a mount of the layer without devices: {error}"));
+            sys::detached::directory_with_devices(path)
         }
-        tree.add(&member, &mut archive)?;
+        opened => opened,
+    };
+    let directory = match directory {
+        Err(error) if absent(&error) => {
+            unpacker::miss(format!("a mount of the layer alone: {error}"));
+            File::open(path).map(OwnedFd::from)
+        }
+        opened => opened,
+    };
+    directory.map_err(|error| UnpackError::file("open", b"/", error))
+}
+
+/// A pipe for a layer's bytes: reading end, writing end.
+fn pipe() -> Result<(OwnedFd, File), UnpackError> {
+    let failed = |error: rustix::io::Errno| UnpackError::Start(error.into());
+    let (reading, writing) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+    // Where so much is not allowed, the pipe stays as it is, and is a little slower.
+    fcntl_setpipe_size(&writing, PIPE_BYTES).ok();
+    Ok((reading, writing.into()))
+}
+
+/// Passes on the pieces and hashes them; how many bytes they were, and their digest. Once nobody reads
+/// them any more, goes on only if they all matter still.
+fn feed(
+    mut pieces: Receiver<Bytes>,
+    pipe: File,
+    all_matters: &mpsc::Receiver<bool>,
+) -> (u64, Digest) {
+    let (mut pipe, mut hash, mut size) = (Some(pipe), Sha256::new(), 0);
+    while let Some(piece) = pieces.blocking_recv() {
+        if let Some(reader) = &mut pipe
+            && reader.write_all(&piece).is_err()
+        {
+            pipe = None;
+            if !all_matters.recv().unwrap_or(false) {
+                break;
+            }
+        }
+        // Behind the writing: whoever reads works meanwhile.
+        hash.update(&piece);
+        size += piece.len() as u64;
     }
-    archive.drain()
+    (size, Digest::finish(hash))
+}
+
+/// Hears and answers the process of a layer until it has ended.
+fn listen(
+    unpacker: &Unpacker,
+    line: &Line,
+    dir: BorrowedFd<'_>,
+    windows: Windows,
+) -> Result<(Done, Implied), UnpackError> {
+    let nonsense = |what: &'static str| UnpackError::Nonsense(what.into());
+    let (mut result, mut implied) = (None, Implied::default());
+    let mut memory = None;
+    loop {
+        let (packet, fds) = line.receive().map_err(UnpackError::Start)?;
+        if packet.is_empty() {
+            return Err(unpacker.lost(line));
+        }
+        let answer = match Said::decode(&packet) {
+            None => return Err(nonsense("a message that is none")),
+            Some(Said::Ended(status)) => {
+                return result.unwrap_or_else(|| {
+                    let how = unpacker::how(ExitStatus::from_raw(status));
+                    Err(UnpackError::Died { how: how.into() })
+                });
+            }
+            Some(_) if result.is_some() => return Err(nonsense("more after the last message")),
+            Some(Said::Memory(bytes)) if bytes > windows.limit => {
+                return Err(nonsense("a window that is larger than any"));
+            }
+            Some(Said::Memory(bytes)) => {
+                // RACE: nobody may hold a share while he waits for another.
+                drop(memory.take());
+                memory = Some(memory::NODE.take(bytes));
+                0
+            }
+            Some(Said::Opaque) => match &fds[..] {
+                [marked] => mark_opaque(marked.as_fd(), dir),
+                _ => return Err(nonsense("no directory to mark")),
+            },
+            Some(Said::Implied(paths)) => {
+                implied.add(&paths)?;
+                continue;
+            }
+            Some(Said::Done(done)) => {
+                if done.inodes > MAX_INODES || done.bytes > MAX_BYTES + MAX_INODES * room::UNIT {
+                    return Err(nonsense("a size that cannot be"));
+                }
+                result = Some(Ok((done, std::mem::take(&mut implied))));
+                continue;
+            }
+            Some(Said::Failed(error)) => {
+                result = Some(Err(error));
+                continue;
+            }
+        };
+        // That nobody takes the answer, the end of the line tells.
+        line.answer(answer).ok();
+    }
+}
+
+/// Makes a directory of the layer opaque for its process; 0 or the error.
+fn mark_opaque(marked: BorrowedFd<'_>, layer: BorrowedFd<'_>) -> i32 {
+    let mount = |of: BorrowedFd<'_>| {
+        let wanted = StatxFlags::MNT_ID | StatxFlags::TYPE;
+        statx(of, "", AtFlags::EMPTY_PATH, wanted)
+    };
+    let is_of_the_layer = |marked: Statx, layer: Statx| {
+        let is_dir = FileType::from_raw_mode(marked.stx_mode.into()) == FileType::Directory;
+        is_dir && marked.stx_mnt_id == layer.stx_mnt_id
+    };
+    let made = match (mount(marked), mount(layer)) {
+        (Ok(of_marked), Ok(of_layer)) if is_of_the_layer(of_marked, of_layer) => {
+            node::make_opaque(marked)
+        }
+        (Err(error), _) | (_, Err(error)) => Err(error),
+        _ => Err(rustix::io::Errno::PERM),
+    };
+    made.err().map_or(0, rustix::io::Errno::raw_os_error)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Files that pulls read: registries.conf, policy.json, the credentials. Readable and well-formed?
+//! Files that pulls read: registries.conf, policy.json, the credentials. Readable and well-formed? And
+//! what layers are unpacked by: can it be confined?
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,8 @@ use serde_json::Value;
 use super::{Area, Report};
 use crate::config::Config;
 use crate::config::raw::read_text;
+use crate::error::chain;
+use crate::image;
 
 const AREA: Area = Area::Images;
 
@@ -16,6 +19,28 @@ pub(super) fn look(config: &Config, report: &mut Report) {
     policy(&config.image.policy, report);
     if let Some(file) = &config.image.auth_file {
         credentials(file, report);
+    }
+    unpacker(report);
+}
+
+fn unpacker(report: &mut Report) {
+    let gaps = match image::unpacker_gaps() {
+        Ok(gaps) => gaps,
+        Err(error) => {
+            let remedy =
+                "make it possible to start crisol from crisol: no image is pulled until then";
+            report.fail(AREA, chain(&error), remedy);
+            return;
+        }
+    };
+    if gaps.is_empty() {
+        report.ok(AREA, "layers are unpacked by processes that can do nothing else");
+    }
+    for gap in gaps {
+        let what = format!("layers are unpacked with less confinement than there should be: {gap}");
+        let remedy =
+            "run crisol outside of a container, on Linux 5.12 or later with seccomp filters";
+        report.warn(AREA, what, remedy);
     }
 }
 

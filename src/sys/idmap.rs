@@ -5,8 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
-use rustix::mount::{OpenTreeFlags, open_tree};
+use super::detached;
 
 /// A copy of what is mounted at `path` (without what is mounted below), attached nowhere, through
 /// which the ids are those that the user namespace maps them to. It ends with its descriptor.
@@ -14,28 +13,13 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 /// # Errors
 /// Those of the kernel. `EINVAL`: this file system cannot be mapped; `EPERM`: it is mapped already.
 pub fn mapped_copy(path: &Path, namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let copy = open_tree(CWD, path, flags)?;
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP,
         attr_clr: 0,
         propagation: 0,
         userns_fd: namespace.as_raw_fd().cast_unsigned().into(),
     };
-    // SAFETY: the path is a literal that ends in zero and the kernel reads as many bytes of
-    // `attributes` as the last argument says; both live longer than the call. The descriptors are
-    // open for as long as they are borrowed and owned here.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            copy.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of_val(&attributes),
-        )
-    };
-    if result == 0 { Ok(copy) } else { Err(io::Error::last_os_error()) }
+    detached::copy(path, &attributes)
 }
 
 #[cfg(test)]

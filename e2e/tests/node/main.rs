@@ -41,6 +41,7 @@ mod streaming;
 mod stuck;
 mod support;
 mod trust;
+mod unpacker;
 mod userns;
 mod volumes;
 mod walls;
@@ -75,6 +76,10 @@ fn together() -> Vec<Case> {
         images::an_image_goes_and_comes_by_tag_and_digest,
         images::an_image_stays_for_as_long_as_a_container_uses_it,
         images::plain_http_is_only_spoken_where_the_configuration_says_so,
+        unpacker::layers_are_unpacked_by_a_process_that_has_next_to_nothing,
+        unpacker::a_killed_unpacker_fails_its_pull_and_no_more,
+        unpacker::a_killed_daemon_leaves_no_unpacker,
+        unpacker::a_host_that_gives_less_confinement_is_told_of_and_pulls,
         lifecycle::states_times_and_exit_codes_are_exact,
         lifecycle::stop_asks_waits_and_kills,
         lifecycle::stopping_and_removing_twice_or_never_made_is_fine,

@@ -2,12 +2,7 @@
 //! what is new or other. Nothing leads outside the container's root.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Component, Path};
-use std::thread;
-
-use bytes::Bytes;
-use tokio::sync::mpsc;
 
 use super::source::Source;
 use crate::container::ContainerError;
@@ -16,12 +11,6 @@ use crate::sys::{in_root, tree};
 
 /// Longest list of deleted files.
 const MAX_LIST: u64 = 64 << 20;
-
-/// How much is read at once.
-const PIECE: usize = 256 << 10;
-
-/// Pieces that are read ahead.
-const AHEAD: usize = 4;
 
 const DELETED: &str = "deleted.files";
 const CHANGED: &str = "rootfs-diff.tar";
@@ -33,7 +22,7 @@ pub(super) fn apply(source: &Source, rootfs: &Path) -> Result<(), ContainerError
         .map_err(|error| source.refuse(format!("{DELETED}: {error}")))?;
     delete(&deleted, rootfs).map_err(|problem| source.refuse(format!("{DELETED}: {problem}")))?;
     let archive = source.file(CHANGED)?;
-    lay_over(archive, rootfs)
+    image::lay_over(&archive, rootfs)
         .map_err(|error| source.refuse(format!("{CHANGED}: {}", crate::error::chain(&error))))
 }
 
@@ -53,28 +42,6 @@ fn delete(names: &[String], rootfs: &Path) -> Result<(), String> {
             .map_err(|error| format!("{name:?}: {error}"))?;
     }
     Ok(())
-}
-
-fn lay_over(mut archive: File, rootfs: &Path) -> Result<(), image::UnpackError> {
-    let (pieces, arriving) = mpsc::channel(AHEAD);
-    thread::scope(|scope| {
-        let reading = thread::Builder::new().name("read-checkpoint".to_owned());
-        let reader = reading.spawn_scoped(scope, move || {
-            loop {
-                let mut piece = vec![0; PIECE];
-                match archive.read(&mut piece) {
-                    // An archive that ends early is damaged, whatever the reason.
-                    Ok(0) | Err(_) => return,
-                    Ok(count) => piece.truncate(count),
-                }
-                if pieces.blocking_send(Bytes::from(piece)).is_err() {
-                    return;
-                }
-            }
-        });
-        reader.map_err(image::UnpackError::Thread)?;
-        image::lay_over(arriving, rootfs)
-    })
 }
 
 #[cfg(test)]
@@ -121,13 +88,13 @@ mod tests {
         }
         tar.finish().expect("archive");
         let archive = || File::open(dir.path().join("diff")).expect("archive");
-        lay_over(archive(), &root).ok();
+        image::lay_over(&archive(), &root).ok();
         let text = |name: &str| fs::read_to_string(root.join(name)).expect("file");
         assert_eq!((text("etc/kept"), text("etc/changed")), ("kept".to_owned(), "new".to_owned()));
         assert_eq!(text("etc/new"), "new");
         assert!(fs::read_dir(dir.path().join("out")).expect("list").next().is_none());
         archive().set_len(100).ok();
         fs::write(dir.path().join("diff"), [1; 700]).expect("garbage");
-        lay_over(archive(), &root).expect_err("garbage");
+        image::lay_over(&archive(), &root).expect_err("garbage");
     }
 }

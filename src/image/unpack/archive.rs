@@ -80,7 +80,7 @@ impl<'a> Archive<'a> {
                 return if extensions.is_empty() {
                     Ok(None)
                 } else {
-                    Err(UnpackError::Damaged("header without the member it describes"))
+                    Err(UnpackError::damaged("header without the member it describes"))
                 };
             };
             let kind = header.entry_type();
@@ -100,7 +100,7 @@ impl<'a> Archive<'a> {
                 return self.member(&header, extensions).map(Some);
             }
         }
-        Err(UnpackError::Damaged("too many headers for one member"))
+        Err(UnpackError::damaged("too many headers for one member"))
     }
 
     /// Data of the current member; empty at its end.
@@ -110,7 +110,7 @@ impl<'a> Archive<'a> {
         }
         let available = self.reader.fill_buf().map_err(UnpackError::from_read)?;
         if available.is_empty() {
-            return Err(UnpackError::Damaged("it ends within a file"));
+            return Err(UnpackError::damaged("it ends within a file"));
         }
         let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(available.len());
         Ok(&available[..length])
@@ -137,7 +137,7 @@ impl<'a> Archive<'a> {
         while length > 0 {
             let available = self.reader.fill_buf().map_err(UnpackError::from_read)?.len();
             if available == 0 {
-                return Err(UnpackError::Damaged("it ends within a file"));
+                return Err(UnpackError::damaged("it ends within a file"));
             }
             let step = usize::try_from(length).unwrap_or(usize::MAX).min(available);
             self.reader.consume(step);
@@ -163,7 +163,7 @@ impl<'a> Archive<'a> {
         match filled {
             0 => Ok(None),
             BLOCK => Ok(Some(block)),
-            _ => Err(UnpackError::Damaged("it ends within a block")),
+            _ => Err(UnpackError::damaged("it ends within a block")),
         }
     }
 
@@ -178,7 +178,7 @@ impl<'a> Archive<'a> {
         if block == [0; BLOCK] {
             return match self.block()? {
                 Some(second) if second != [0; BLOCK] => {
-                    Err(UnpackError::Damaged("a lone block of zeros"))
+                    Err(UnpackError::damaged("a lone block of zeros"))
                 }
                 _ => Ok(None),
             };
@@ -192,15 +192,15 @@ impl<'a> Archive<'a> {
         if stored == Some(sum) || stored.map(u64::cast_signed) == Some(signed_sum) {
             Ok(Some(header))
         } else {
-            Err(UnpackError::Damaged("checksum of a header"))
+            Err(UnpackError::damaged("checksum of a header"))
         }
     }
 
     /// The whole data of an extension header.
     fn extension(&mut self, header: &Header) -> Result<Vec<u8>, UnpackError> {
-        let size = unsigned(&header.as_old().size).ok_or(UnpackError::Damaged("size"))?;
+        let size = unsigned(&header.as_old().size).ok_or(UnpackError::damaged("size"))?;
         if size > MAX_EXTENSION {
-            return Err(UnpackError::Limit { what: "bytes in a header", limit: MAX_EXTENSION });
+            return Err(UnpackError::limit("bytes in a header", MAX_EXTENSION));
         }
         self.begin_data(size);
         let mut data = Vec::new();
@@ -222,7 +222,7 @@ impl<'a> Archive<'a> {
 
     fn member(&mut self, header: &Header, extensions: Extensions) -> Result<Member, UnpackError> {
         let old = header.as_old();
-        let damaged = |what| move || UnpackError::Damaged(what);
+        let damaged = |what| move || UnpackError::damaged(what);
         let pax = extensions.pax.unwrap_or_default();
         let size = unsigned(&old.size).ok_or_else(damaged("size"))?;
         let size = pax.size.unwrap_or(size);
@@ -233,7 +233,7 @@ impl<'a> Archive<'a> {
             link.unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned());
         let kind = kind_of(header, &path)?;
         if size > MAX_BYTES {
-            return Err(UnpackError::Limit { what: "bytes in a file", limit: MAX_BYTES });
+            return Err(UnpackError::limit("bytes in a file", MAX_BYTES));
         }
         if kind != MemberKind::File && size != 0 {
             // GNU tar would skip that many bytes, Go none.
@@ -276,7 +276,7 @@ impl<'a> Archive<'a> {
         header: &Header,
         size: u64,
     ) -> Result<Vec<(u64, u64)>, UnpackError> {
-        let damaged = || UnpackError::Damaged("sparse map");
+        let damaged = || UnpackError::damaged("sparse map");
         let gnu = header.as_gnu().ok_or_else(damaged)?;
         let mut pieces = Vec::new();
         let mut add = |offset: &[u8], length: &[u8]| {
@@ -287,7 +287,7 @@ impl<'a> Archive<'a> {
             pieces.push(piece);
             match pieces.len() {
                 0..=MAX_SPARSE => Ok(()),
-                _ => Err(UnpackError::Limit { what: "sparse pieces", limit: MAX_SPARSE as u64 }),
+                _ => Err(UnpackError::limit("sparse pieces", MAX_SPARSE as u64)),
             }
         };
         for piece in &gnu.sparse {
@@ -326,7 +326,7 @@ impl Extensions {
 fn put<T>(place: &mut Option<T>, value: T) -> Result<(), UnpackError> {
     match place.replace(value) {
         None => Ok(()),
-        Some(_) => Err(UnpackError::Damaged("two headers of one kind for one member")),
+        Some(_) => Err(UnpackError::damaged("two headers of one kind for one member")),
     }
 }
 
@@ -334,7 +334,7 @@ fn put<T>(place: &mut Option<T>, value: T) -> Result<(), UnpackError> {
 fn one_of(gnu: Option<Vec<u8>>, pax: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, UnpackError> {
     match (gnu, pax) {
         (Some(gnu), Some(pax)) if gnu != pax => {
-            Err(UnpackError::Damaged("GNU and PAX headers disagree"))
+            Err(UnpackError::damaged("GNU and PAX headers disagree"))
         }
         (gnu, pax) => Ok(gnu.or(pax)),
     }
@@ -373,10 +373,10 @@ fn device(header: &Header, kind: MemberKind) -> Result<(u32, u32), UnpackError> 
     let fields = match (header.as_ustar(), header.as_gnu()) {
         (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
         (None, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
-        (None, None) => return Err(UnpackError::Damaged("device without numbers")),
+        (None, None) => return Err(UnpackError::damaged("device without numbers")),
     };
     let number = |field: &[u8]| unsigned(field).and_then(|number| u32::try_from(number).ok());
-    number(fields.0).zip(number(fields.1)).ok_or(UnpackError::Damaged("device number"))
+    number(fields.0).zip(number(fields.1)).ok_or(UnpackError::damaged("device number"))
 }
 
 /// The pieces lie in order within the file, and are as long as the data.
@@ -385,11 +385,11 @@ fn check_sparse(pieces: &[(u64, u64)], size: u64, length: u64) -> Result<(), Unp
     let mut total = 0_u64;
     for (offset, bytes) in pieces {
         let next = offset.checked_add(*bytes).filter(|next| *next <= length && *offset >= end);
-        end = next.ok_or(UnpackError::Damaged("sparse map"))?;
+        end = next.ok_or(UnpackError::damaged("sparse map"))?;
         total += bytes;
     }
     if length > MAX_BYTES {
-        return Err(UnpackError::Limit { what: "bytes in a file", limit: MAX_BYTES });
+        return Err(UnpackError::limit("bytes in a file", MAX_BYTES));
     }
-    if total == size { Ok(()) } else { Err(UnpackError::Damaged("sparse map")) }
+    if total == size { Ok(()) } else { Err(UnpackError::damaged("sparse map")) }
 }

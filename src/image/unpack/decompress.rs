@@ -1,13 +1,16 @@
 //! [`Inflated`]: the archive inside a blob, whatever it is compressed with, hashed and bounded.
 
 use std::io::{self, BufRead, Read};
+use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use super::UnpackError;
-use super::frames::{Frames, Windows};
+use super::frames::Frames;
+use super::line::Line;
 use super::pieces::Pieces;
+use super::wire::Windows;
 use crate::image::digest::Digest;
 
 /// Bytes inflated, hashed and written at a time.
@@ -29,33 +32,29 @@ enum Decoder {
     Plain(Pieces),
     Gzip(Box<MultiGzDecoder<Pieces>>),
     Zstd(Box<Frames>),
-    Unknown(Pieces, &'static str),
+    Unknown(&'static str),
 }
 
 impl Inflated {
     /// Looks at the first bytes. At most `limit` bytes will come out.
-    pub(super) fn new(mut pieces: Pieces, limit: u64, windows: Windows) -> Self {
-        let decoder = match pieces.peek(6) {
+    pub(super) fn new(
+        mut pieces: Pieces,
+        limit: u64,
+        windows: Windows,
+        line: &Rc<Line>,
+    ) -> io::Result<Self> {
+        let decoder = match pieces.peek(6)? {
             [0x1f, 0x8b, ..] => Decoder::Gzip(Box::new(MultiGzDecoder::new(pieces))),
             // A frame, or one of the sixteen kinds of frame to be skipped (RFC 8878, section 3.1).
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-                Decoder::Zstd(Box::new(Frames::new(pieces, windows)))
+                Decoder::Zstd(Box::new(Frames::new(pieces, windows, Rc::clone(line))))
             }
-            [0xfd, b'7', b'z', b'X', b'Z', 0] => Decoder::Unknown(pieces, "xz compression"),
-            [b'B', b'Z', b'h', ..] => Decoder::Unknown(pieces, "bzip2 compression"),
+            [0xfd, b'7', b'z', b'X', b'Z', 0] => Decoder::Unknown("xz compression"),
+            [b'B', b'Z', b'h', ..] => Decoder::Unknown("bzip2 compression"),
             _ => Decoder::Plain(pieces),
         };
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Self { decoder, buffer, filled: 0, taken: 0, hash: Sha256::new(), count: 0, limit }
-    }
-
-    /// The compressed side.
-    pub(super) fn pieces(&mut self) -> &mut Pieces {
-        match &mut self.decoder {
-            Decoder::Plain(pieces) | Decoder::Unknown(pieces, _) => pieces,
-            Decoder::Gzip(decoder) => decoder.get_mut(),
-            Decoder::Zstd(frames) => frames.pieces(),
-        }
+        Ok(Self { decoder, buffer, filled: 0, taken: 0, hash: Sha256::new(), count: 0, limit })
     }
 
     /// Digest of all that came out.
@@ -68,12 +67,13 @@ impl Inflated {
             Decoder::Plain(pieces) => pieces.read(&mut self.buffer),
             Decoder::Gzip(decoder) => decoder.read(&mut self.buffer),
             Decoder::Zstd(frames) => frames.read(&mut self.buffer),
-            Decoder::Unknown(_, what) => Err(io::Error::other(UnpackError::Unsupported(what))),
+            Decoder::Unknown(what) => {
+                Err(io::Error::other(UnpackError::Unsupported((*what).into())))
+            }
         }?;
         self.count += length as u64;
         if self.count > self.limit {
-            let limit = UnpackError::Limit { what: "bytes unpacked", limit: self.limit };
-            return Err(io::Error::other(limit));
+            return Err(io::Error::other(UnpackError::limit("bytes unpacked", self.limit)));
         }
         self.hash.update(&self.buffer[..length]);
         (self.taken, self.filled) = (0, length);

@@ -4,62 +4,39 @@
 //! gigabytes. Every header is looked at before the decoder sees it (RFC 8878, section 3.1).
 
 use std::io::{self, BufRead, Read};
+use std::rc::Rc;
 
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 use super::UnpackError;
-use super::memory::{self, Share};
+use super::line::Line;
 use super::pieces::Pieces;
+use super::wire::Windows;
 
 /// The longest header that matters: magic, descriptor, dictionary id and length of the content.
 const HEADER: usize = 4 + 1 + 4 + 8;
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// What a frame may need, and who pays.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Windows {
-    /// Bytes of the largest one that is accepted.
-    pub(super) limit: u64,
-    /// Bytes of a window that need not be asked for.
-    pub(super) own: u64,
-}
-
-impl Windows {
-    /// For layers, whose number is bounded: up to `limit`.
-    pub(super) fn of_layer(limit: u64) -> Self {
-        Self { limit, own: memory::OWN }
-    }
-
-    /// For what is not compressed as a rule.
-    pub(super) fn of_checkpoint() -> Self {
-        Self { limit: memory::OWN, own: 0 }
-    }
-}
-
 /// Reads what is in the frames.
 pub(super) struct Frames {
     pieces: Pieces,
     windows: Windows,
-    /// The decoder, the largest window that it may have, and what was asked for it.
-    decoder: Option<(Decoder<'static>, u64, Share)>,
+    line: Rc<Line>,
+    /// The decoder, and the largest window that it may have.
+    decoder: Option<(Decoder<'static>, u64)>,
     /// Whether the next byte begins a frame.
     between: bool,
 }
 
 impl Frames {
-    pub(super) fn new(pieces: Pieces, windows: Windows) -> Self {
-        Self { pieces, windows, decoder: None, between: true }
-    }
-
-    /// The compressed side.
-    pub(super) fn pieces(&mut self) -> &mut Pieces {
-        &mut self.pieces
+    pub(super) fn new(pieces: Pieces, windows: Windows, line: Rc<Line>) -> Self {
+        Self { pieces, windows, line, decoder: None, between: true }
     }
 
     /// Makes ready for the next frame; false if there is none.
     fn begin(&mut self) -> io::Result<bool> {
-        let head = self.pieces.peek(HEADER);
+        let head = self.pieces.peek(HEADER)?;
         if head.is_empty() {
             return Ok(false);
         }
@@ -68,14 +45,14 @@ impl Frames {
             let limit = self.windows.limit >> 20;
             return Err(io::Error::other(UnpackError::Window { window, limit }));
         }
-        if self.decoder.as_ref().is_none_or(|(_, largest, _)| *largest < window) {
+        if self.decoder.as_ref().is_none_or(|(_, largest)| *largest < window) {
             // Its memory goes before more is asked for, and what a small one has any frame may use.
             self.decoder = None;
             let largest = window.max(self.windows.own).max(1 << 10);
-            let share = memory::NODE.take(largest - self.windows.own.min(largest));
+            self.line.take_memory(largest - self.windows.own.min(largest))?;
             let mut decoder = Decoder::new()?;
             decoder.set_parameter(DParameter::WindowLogMax(log2(largest)))?;
-            self.decoder = Some((decoder, largest, share));
+            self.decoder = Some((decoder, largest));
         }
         self.between = false;
         Ok(true)
@@ -88,7 +65,7 @@ impl Read for Frames {
             if self.between && !self.begin()? {
                 return Ok(0);
             }
-            let Some((decoder, ..)) = &mut self.decoder else {
+            let Some((decoder, _)) = &mut self.decoder else {
                 return Err(io::Error::other("a frame without a decoder"));
             };
             let piece = self.pieces.fill_buf()?;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::implied::Implied;
 use super::node;
 use crate::sys::in_root;
 
@@ -19,12 +20,12 @@ const MAX_XATTRS: usize = 64 * 1024;
 
 /// Describes each of the `implied` directories of `layer` by the topmost layer in `below` that
 /// shows through.
-pub(super) fn inherit(layer: &Path, implied: &[Vec<u8>], below: &[PathBuf]) -> io::Result<()> {
+pub(super) fn inherit(layer: &Path, implied: &Implied, below: &[PathBuf]) -> io::Result<()> {
     let root = File::open(layer)?;
     let below: Vec<File> = below.iter().map(File::open).collect::<Result<_, _>>()?;
     // The deepest first: describing a directory does not touch the times of the one above, but
     // reading this in any other order takes thought.
-    for path in implied.iter().rev() {
+    for path in implied.deepest_first() {
         if let Visible::Missing = look(&root, path)? {
             continue;
         }

@@ -1,7 +1,8 @@
-//! [`Memory`]: what the decoders of the whole node may keep in memory beyond what each has anyway.
+//! [`Memory`]: what the decoders of the whole node may keep in memory beyond what each has anyway. The
+//! daemon keeps the account; the processes that unpack ask it.
 //!
-//! Only windows above [`OWN`] are counted, because layers are unpacked by a bounded number of
-//! threads: what is compressed as usual waits for nobody, however slowly others send.
+//! Only windows above [`OWN`] are counted, because the number of layers that are unpacked at a time is
+//! bounded: what is compressed as usual waits for nobody, however slowly others send.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 

@@ -46,7 +46,7 @@ impl Pax {
             b"gid" => self.gid = number(some)?,
             b"mtime" => self.mtime = some.map(time).transpose()?,
             _ if key.starts_with(b"GNU.sparse.") => {
-                return Err(UnpackError::Unsupported("sparse file in PAX format"));
+                return Err(UnpackError::Unsupported("sparse file in PAX format".into()));
             }
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
@@ -54,7 +54,7 @@ impl Pax {
                     self.xattrs.push((name.to_vec(), value.to_vec()));
                     if self.xattrs.len() > MAX_XATTRS {
                         let limit = MAX_XATTRS as u64;
-                        return Err(UnpackError::Limit { what: "attributes", limit });
+                        return Err(UnpackError::limit("attributes", limit));
                     }
                 }
             }
@@ -69,7 +69,7 @@ impl Pax {
             let (key, _) = record?;
             let decides = matches!(key, b"path" | b"linkpath" | b"size" | b"uid" | b"gid");
             if decides || key.starts_with(XATTR) || key.starts_with(b"GNU.") {
-                return Err(UnpackError::Unsupported("PAX header for all entries"));
+                return Err(UnpackError::Unsupported("PAX header for all entries".into()));
             }
         }
         Ok(())
@@ -78,7 +78,7 @@ impl Pax {
 
 fn text(value: Option<&[u8]>) -> Result<Option<Vec<u8>>, UnpackError> {
     match value {
-        Some(value) if value.contains(&0) => Err(UnpackError::Damaged("NUL in a PAX path")),
+        Some(value) if value.contains(&0) => Err(UnpackError::damaged("NUL in a PAX path")),
         value => Ok(value.map(<[u8]>::to_vec)),
     }
 }
@@ -88,12 +88,12 @@ fn number(value: Option<&[u8]>) -> Result<Option<u64>, UnpackError> {
     let digits = value.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(value).ok().filter(|_| digits);
     let number = text.and_then(|text| text.parse().ok());
-    number.map(Some).ok_or(UnpackError::Damaged("PAX number"))
+    number.map(Some).ok_or(UnpackError::damaged("PAX number"))
 }
 
 /// Seconds, negative ones too, with any number of decimals.
 fn time(value: &[u8]) -> Result<(i64, u32), UnpackError> {
-    let bad = || UnpackError::Damaged("PAX time");
+    let bad = || UnpackError::damaged("PAX time");
     let text = std::str::from_utf8(value).map_err(|_| bad())?;
     let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
     let negative = whole.starts_with('-');
@@ -125,7 +125,7 @@ impl<'a> Iterator for Records<'a> {
         }
         let record = split(self.0);
         self.0 = record.map_or(&[], |(_, _, rest)| rest);
-        Some(record.map(|(key, value, _)| (key, value)).ok_or(UnpackError::Damaged("PAX record")))
+        Some(record.map(|(key, value, _)| (key, value)).ok_or(UnpackError::damaged("PAX record")))
     }
 }
 

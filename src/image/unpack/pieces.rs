@@ -1,67 +1,56 @@
-//! [`Pieces`]: what arrives over a channel, as a reader that hashes and counts it.
+//! [`Pieces`]: what arrives over a pipe, or is in a file, as a reader that can look ahead.
 
+use std::fs::File;
 use std::io::{self, BufRead, Read};
 
-use bytes::{Buf, Bytes, BytesMut};
-use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc::Receiver;
+/// Bytes that are read at once.
+const BUFFER: usize = 128 << 10;
 
-use crate::image::digest::Digest;
-
-/// Reads pieces in order. The end of the channel is the end of the file; whether it came too
-/// early, the count tells.
+/// Reads to the end of the file. Whether it came too early, its reader cannot tell.
 #[derive(Debug)]
 pub(super) struct Pieces {
-    channel: Receiver<Bytes>,
-    here: Bytes,
-    hash: Sha256,
-    count: u64,
+    file: File,
+    buffer: Box<[u8]>,
+    begin: usize,
+    end: usize,
 }
 
 impl Pieces {
-    pub(super) fn new(channel: Receiver<Bytes>) -> Self {
-        Self { channel, here: Bytes::new(), hash: Sha256::new(), count: 0 }
+    pub(super) fn new(file: File) -> Self {
+        Self { file, buffer: vec![0; BUFFER].into_boxed_slice(), begin: 0, end: 0 }
     }
 
-    fn receive(&mut self) -> Option<Bytes> {
-        let piece = self.channel.blocking_recv()?;
-        self.hash.update(&piece);
-        self.count += piece.len() as u64;
-        Some(piece)
-    }
-
-    /// The first `length` bytes, or all if there are fewer, without taking them.
-    pub(super) fn peek(&mut self, length: usize) -> &[u8] {
-        while self.here.len() < length {
-            let Some(piece) = self.receive() else { break };
-            let mut joined = BytesMut::from(&self.here[..]);
-            joined.extend_from_slice(&piece);
-            self.here = joined.freeze();
+    /// The first `length` bytes, or all if there are fewer, without taking them. At most as many as
+    /// the buffer has.
+    pub(super) fn peek(&mut self, length: usize) -> io::Result<&[u8]> {
+        if self.buffer.len() - self.begin < length {
+            self.buffer.copy_within(self.begin..self.end, 0);
+            (self.begin, self.end) = (0, self.end - self.begin);
         }
-        &self.here[..length.min(self.here.len())]
-    }
-
-    /// Takes everything that is still to come; then the number and digest of all bytes.
-    pub(super) fn finish(&mut self) -> (u64, Digest) {
-        while self.receive().is_some() {}
-        self.here.clear();
-        (self.count, Digest::finish(self.hash.clone()))
+        while self.end - self.begin < length {
+            match self.file.read(&mut self.buffer[self.end..]) {
+                Ok(0) => break,
+                Ok(read) => self.end += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let there = length.min(self.end - self.begin);
+        Ok(&self.buffer[self.begin..self.begin + there])
     }
 }
 
 impl BufRead for Pieces {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.here.is_empty() {
-            match self.receive() {
-                Some(piece) => self.here = piece,
-                None => break,
-            }
+        if self.begin == self.end {
+            (self.begin, self.end) = (0, 0);
+            self.peek(1)?;
         }
-        Ok(&self.here)
+        Ok(&self.buffer[self.begin..self.end])
     }
 
     fn consume(&mut self, amount: usize) {
-        self.here.advance(amount);
+        self.begin += amount;
     }
 }
 
@@ -72,5 +61,39 @@ impl Read for Pieces {
         buffer[..length].copy_from_slice(&available[..length]);
         self.consume(length);
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::thread;
+
+    #[test]
+    fn looking_ahead_takes_nothing_wherever_the_buffer_is() {
+        let (mut writer, reader) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let all: Vec<u8> = (0..3 * BUFFER).map(|n| (n % 251) as u8).collect();
+        let sent = all.clone();
+        let sending = thread::spawn(move || {
+            for piece in sent.chunks(1000) {
+                io::Write::write_all(&mut writer, piece).expect("sent");
+            }
+        });
+        let mut pieces = Pieces::new(OwnedFd::from(reader).into());
+        let mut read = Vec::new();
+        loop {
+            let ahead = pieces.peek(17).expect("read").to_vec();
+            let mut some = vec![0; 777];
+            let length = pieces.read(&mut some).expect("read");
+            let both = ahead.len().min(length);
+            assert_eq!(ahead[..both], some[..both]);
+            if length == 0 {
+                break;
+            }
+            read.extend_from_slice(&some[..length]);
+        }
+        assert!(read == all, "{} bytes of {}", read.len(), all.len());
+        sending.join().expect("it ends");
     }
 }

@@ -9,7 +9,7 @@ const CHECK_BYTES: u64 = 8 << 20;
 const CHECK_INODES: u64 = 4096;
 
 /// What a file of any length takes at least, and is rounded to, in our accounts.
-const UNIT: u64 = 4096;
+pub(super) const UNIT: u64 = 4096;
 
 /// Accounts of one layer.
 #[derive(Debug, Default)]
@@ -53,11 +53,11 @@ fn check(dir: &OwnedFd) -> Result<(), UnpackError> {
     let space = rustix::fs::fstatvfs(dir)
         .map_err(|error| UnpackError::file("look at the file system of", b"/", error))?;
     if space.f_bavail.saturating_mul(space.f_frsize) < RESERVED_BYTES {
-        return Err(UnpackError::Full("space"));
+        return Err(UnpackError::Full("space".into()));
     }
     // File systems without a fixed number of inodes say 0.
     if space.f_files > 0 && space.f_favail < RESERVED_INODES {
-        return Err(UnpackError::Full("inodes"));
+        return Err(UnpackError::Full("inodes".into()));
     }
     Ok(())
 }

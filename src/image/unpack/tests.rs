@@ -8,10 +8,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::error::{Classify, Kind};
 use crate::image::gc::Trash;
 
 mod format;
 mod layers;
+mod processes;
 
 /// Bytes of the largest zstd window that is accepted here.
 const WINDOW: u64 = 64 << 20;
@@ -90,6 +92,18 @@ impl Tar {
     }
 }
 
+/// Unpacks what arrives as the daemon does it.
+fn unpack_arriving(
+    blob: Descriptor,
+    diff_id: Digest,
+    place: Temporary,
+    pieces: Receiver<Bytes>,
+) -> Result<Unpacked, UnpackError> {
+    let line = Line::new().expect("a line");
+    let layer = Layer::new(blob, diff_id, WINDOW);
+    unpack(&Unpacker::default(), &layer, place, pieces, &line)
+}
+
 /// A place to unpack in, and beside it what must not change.
 struct Lab {
     dir: tempfile::TempDir,
@@ -130,9 +144,9 @@ impl Lab {
         }
         drop(sender);
         let target = Descriptor { digest: Digest::of(blob), size: blob.len() as u64 };
-        let windows = Windows::of_layer(WINDOW);
-        let inflated = Inflated::new(Pieces::new(receiver), limit, windows);
-        let result = unpack_from(target, diff_id, place, inflated);
+        let layer = Layer { blob: target, diff_id, limit, max_window: WINDOW };
+        let line = Line::new().expect("a line");
+        let result = super::unpack(&Unpacker::default(), &layer, place, receiver, &line);
         self.check_canary();
         assert!(result.is_ok() || !self.root().exists(), "a failure leaves something");
         result

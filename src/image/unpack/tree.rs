@@ -11,32 +11,44 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timestamps};
 use rustix::io::Errno;
 
+use super::UnpackError;
 use super::archive::{Archive, Member, MemberKind};
+use super::line::Line;
 use super::node;
 use super::place::{MAX_PATH, Place, components, is_no_way};
 use super::room::Room;
 use super::whiteout::{Meaning, meaning};
-use super::{Contents, UnpackError};
+use super::wire::MAX_IMPLIED;
 use crate::sys;
 use crate::sys::in_root;
-
-/// Bytes of paths of directories that only occur in other paths. Archives made from directories
-/// have none at all.
-const MAX_IMPLIED: usize = 16 << 20;
 
 /// A directory that is being filled.
 pub(super) struct Tree {
     root: OwnedFd,
+    line: Rc<Line>,
     here: Option<Here>,
     room: Room,
     opaque: bool,
     implied: BTreeSet<Vec<u8>>,
     implied_bytes: usize,
+}
+
+/// What such a directory has come to.
+#[derive(Debug)]
+pub(super) struct Filled {
+    /// Bytes that its files take.
+    pub bytes: u64,
+    /// Inodes that they take.
+    pub inodes: u64,
+    /// Whether the root is opaque.
+    pub opaque: bool,
+    /// Directories that only occur in the paths of others, those above first.
+    pub implied: BTreeSet<Vec<u8>>,
 }
 
 /// The directory that was last made something in.
@@ -47,22 +59,21 @@ struct Here {
 }
 
 impl Tree {
-    /// The empty directory at `path`.
-    pub(super) fn open(path: &Path) -> Result<Self, UnpackError> {
-        let tree = Self::over(path)?;
+    /// An empty directory.
+    pub(super) fn open(root: OwnedFd, line: &Rc<Line>) -> Result<Self, UnpackError> {
+        let tree = Self::over(root, line)?;
         // It was made for us alone; as a root directory it is everybody's.
         rustix::fs::fchmod(&tree.root, Mode::from_raw_mode(0o755))
             .map_err(|error| UnpackError::file("open", b"/", error))?;
         Ok(tree)
     }
 
-    /// The directory at `path`, which others have filled.
-    pub(super) fn over(path: &Path) -> Result<Self, UnpackError> {
-        let failed = |error: io::Error| UnpackError::file("open", b"/", error);
-        let root: OwnedFd = File::open(path).map_err(failed)?.into();
+    /// A directory that others have filled.
+    pub(super) fn over(root: OwnedFd, line: &Rc<Line>) -> Result<Self, UnpackError> {
         Ok(Self {
             room: Room::open(&root)?,
             root,
+            line: Rc::clone(line),
             here: None,
             opaque: false,
             implied: BTreeSet::from([Vec::new()]),
@@ -71,13 +82,13 @@ impl Tree {
     }
 
     /// What it has come to.
-    pub(super) fn finish(mut self) -> Result<Contents, UnpackError> {
+    pub(super) fn finish(mut self) -> Result<Filled, UnpackError> {
         self.leave()?;
-        Ok(Contents {
+        Ok(Filled {
             bytes: self.room.bytes,
             inodes: self.room.inodes,
             opaque: self.opaque,
-            implied: self.implied.into_iter().collect(),
+            implied: self.implied,
         })
     }
 
@@ -135,7 +146,7 @@ impl Tree {
             .map_err(failed("open directory"))?;
         if hidden {
             // The name was hidden in this layer, in whichever order the archive says it.
-            node::make_opaque(&dir).map_err(failed("make opaque"))?;
+            self.line.make_opaque(dir.as_fd()).map_err(failed("make opaque"))?;
         }
         node::describe(dir.as_fd(), member)?;
         let path = place.path();
@@ -260,9 +271,8 @@ impl Tree {
     }
 
     fn add_opaque(&mut self, place: &Place<'_>) -> Result<(), UnpackError> {
-        let dir = self.enter(&place.dir)?;
-        node::make_opaque(dir)
-            .map_err(|error| UnpackError::file("make opaque", &place.dir, error))?;
+        self.enter(&place.dir)?;
+        self.mark_opaque().map_err(|error| UnpackError::file("make opaque", &place.dir, error))?;
         self.opaque |= place.dir.is_empty();
         Ok(())
     }
@@ -279,11 +289,17 @@ impl Tree {
                 self.room.add_inode(&self.root)
             }
             Some(found) if node::is_dir(&found) => {
-                let dir = self.enter(&place.path())?;
-                node::make_opaque(dir).map_err(failed)
+                self.enter(&place.path())?;
+                self.mark_opaque().map_err(failed)
             }
             Some(_) => Ok(()),
         }
+    }
+
+    /// Marks the open directory.
+    fn mark_opaque(&self) -> Result<(), Errno> {
+        let here = self.here.as_ref().expect("it was entered");
+        self.line.make_opaque(here.dir.as_fd())
     }
 
     /// Removes whatever has the place of an entry; of two entries the later one wins.
@@ -375,12 +391,12 @@ impl Tree {
         rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755)).map_err(failed)?;
         rustix::fs::futimens(above, &node::times_of(&before)).map_err(failed)?;
         if hidden {
-            node::make_opaque(&dir).map_err(failed)?;
+            self.line.make_opaque(dir.as_fd()).map_err(failed)?;
         }
-        self.implied_bytes += prefix.len();
+        self.implied_bytes += prefix.len() + 1;
         if self.implied_bytes > MAX_IMPLIED {
             let limit = MAX_IMPLIED as u64;
-            return Err(UnpackError::Limit { what: "bytes of undescribed directories", limit });
+            return Err(UnpackError::limit("bytes of undescribed directories", limit));
         }
         self.implied.insert(prefix.to_vec());
         self.room.add_inode(&self.root)?;

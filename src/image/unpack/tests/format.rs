@@ -78,7 +78,7 @@ fn the_blob_s_digest_and_the_diff_id_are_what_counts() {
     drop(sender);
     let blob = Descriptor { digest: Digest::of(&archive), size: 35 };
     let error =
-        unpack(blob, Digest::of(&archive), place, receiver, WINDOW).expect_err("wrong bytes");
+        unpack_arriving(blob, Digest::of(&archive), place, receiver).expect_err("wrong bytes");
     assert!(matches!(error, UnpackError::Digest { .. }), "{error}");
 }
 
@@ -92,7 +92,7 @@ fn an_early_end_of_the_transfer_is_not_blamed_on_the_archive() {
     drop(sender);
     let blob = Descriptor { digest: Digest::of(&archive), size: archive.len() as u64 };
     let error =
-        unpack(blob, Digest::of(&archive), place, receiver, WINDOW).expect_err("interrupted");
+        unpack_arriving(blob, Digest::of(&archive), place, receiver).expect_err("interrupted");
     assert!(matches!(error, UnpackError::Interrupted), "{error}");
     assert!(!lab.root().exists());
 }
@@ -170,7 +170,7 @@ fn a_larger_zstd_window_than_is_accepted_is_an_error_that_names_the_key() {
     let blob = Descriptor { digest: Digest::of(&archive), size: wrong.len() as u64 };
     sender.try_send(Bytes::from(wrong)).expect("room");
     drop(sender);
-    let error = unpack(blob, Digest::of(&archive), place, receiver, WINDOW).expect_err("wrong");
+    let error = unpack_arriving(blob, Digest::of(&archive), place, receiver).expect_err("wrong");
     assert!(matches!(error, UnpackError::Digest { .. }), "{error}");
 }
 

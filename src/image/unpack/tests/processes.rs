@@ -1,0 +1,296 @@
+//! The processes that unpack, seen from outside: what they may do, and what becomes of a layer when
+//! one of them ends or lies.
+
+use std::collections::BTreeSet;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::sys::packets;
+
+/// Bits of `CAP_CHOWN`, `CAP_DAC_OVERRIDE`, `CAP_FOWNER`, `CAP_FSETID`, `CAP_MKNOD` and
+/// `CAP_SETFCAP`.
+const KEPT: &str = "000000008800001b";
+
+/// How long anything may take to be seen.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A layer that is being unpacked and whose second half has not come yet.
+struct Halfway {
+    lab: Lab,
+    unpacker: Arc<Unpacker>,
+    line: Arc<Line>,
+    rest: Bytes,
+    sender: mpsc::Sender<Bytes>,
+    unpacking: JoinHandle<Result<Unpacked, UnpackError>>,
+}
+
+impl Halfway {
+    fn start(unpacker: &Arc<Unpacker>) -> Self {
+        let lab = Lab::new();
+        let archive = Tar::default().file("first", "x").file("second", &"y".repeat(5000)).end();
+        let blob = Descriptor { digest: Digest::of(&archive), size: archive.len() as u64 };
+        let place = Temporary::create(lab.root(), Arc::clone(&lab.trash)).expect("place");
+        let (sender, pieces) = mpsc::channel(2);
+        let archive = Bytes::from(archive);
+        sender.try_send(archive.slice(..3000)).expect("room");
+        let line = Arc::new(Line::new().expect("a line"));
+        let unpacking = {
+            let (unpacker, line) = (Arc::clone(unpacker), Arc::clone(&line));
+            let layer = Layer::new(blob, Digest::of(&archive), WINDOW);
+            std::thread::spawn(move || unpack(&unpacker, &layer, place, pieces, &line))
+        };
+        let rest = archive.slice(3000..);
+        let halfway = Self { lab, unpacker: Arc::clone(unpacker), line, rest, sender, unpacking };
+        let second = halfway.lab.root().join("second");
+        eventually("half of it is there", || fs::metadata(&second).is_ok_and(|m| m.len() > 0));
+        halfway
+    }
+
+    fn pid(&self) -> u32 {
+        self.unpacker.pid().expect("it was started")
+    }
+
+    /// The process of this layer; there is no other one.
+    fn worker(&self) -> u32 {
+        let children = children_of(self.pid());
+        assert_eq!(children.len(), 1, "{children:?}");
+        children[0]
+    }
+
+    /// How it ends when nothing more comes.
+    fn end(self) -> UnpackError {
+        let Self { lab, line, sender, unpacking, .. } = self;
+        // As the one who fetches: further bytes change nothing.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(line.given_up());
+        drop(sender);
+        let error = unpacking.join().expect("no panic").expect_err("half a layer");
+        assert!(!lab.root().exists(), "the failure leaves something");
+        lab.check_canary();
+        error
+    }
+}
+
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not so in {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn proc(pid: u32, name: &str) -> String {
+    fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
+}
+
+/// A field of proc_pid_status(5).
+fn status(pid: u32, field: &str) -> String {
+    let status = proc(pid, "status");
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+/// Fields of proc_pid_stat(5) from the third, the state, on.
+fn stat(pid: u32) -> Vec<String> {
+    let stat = proc(pid, "stat");
+    let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
+    fields.split_whitespace().map(str::to_owned).collect()
+}
+
+fn children_of(pid: u32) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").expect("list").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|child| stat(*child).get(1) == Some(&pid.to_string())).collect()
+}
+
+fn is_gone(pid: u32) -> bool {
+    stat(pid).first().is_none_or(|state| state == "Z")
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");
+}
+
+/// Soft and hard limit of a row of /proc/PID/limits.
+fn limits(pid: u32, name: &str) -> [String; 2] {
+    let limits = proc(pid, "limits");
+    let row = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    let mut words = row.split_whitespace().map(str::to_owned);
+    [words.next().unwrap_or_default(), words.next().unwrap_or_default()]
+}
+
+#[test]
+fn nothing_of_the_confinement_is_missing_here() {
+    assert_eq!(unpacker_gaps().expect("an unpacker"), Vec::<String>::new());
+}
+
+#[test]
+fn the_unpacker_and_the_process_of_a_layer_have_next_to_nothing() {
+    let halfway = Halfway::start(&Arc::default());
+    let (unpacker, worker) = (halfway.pid(), halfway.worker());
+    for pid in [unpacker, worker] {
+        for (field, expected) in [
+            ("CapInh", "0000000000000000"),
+            ("CapPrm", KEPT),
+            ("CapEff", KEPT),
+            ("CapBnd", KEPT),
+            ("CapAmb", "0000000000000000"),
+            ("NoNewPrivs", "1"),
+            ("Seccomp", "2"),
+            ("Threads", "1"),
+        ] {
+            assert_eq!(status(pid, field), expected, "{field}");
+        }
+        let root = fs::read_dir(format!("/proc/{pid}/root")).expect("its root");
+        assert_eq!(root.count(), 0, "files in its root");
+        assert_eq!(proc(pid, "mountinfo").lines().count(), 1, "{}", proc(pid, "mountinfo"));
+        for namespace in ["mnt", "net", "ipc", "uts"] {
+            let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{namespace}")).expect("ns");
+            assert_ne!(of(&pid.to_string()), of("self"), "{namespace}");
+        }
+        assert_eq!(proc(pid, "environ"), "");
+        assert_eq!(proc(pid, "oom_score_adj").trim(), "500");
+        assert_eq!(stat(pid)[3], unpacker.to_string(), "its session");
+        assert_eq!(limits(pid, "Max core file size"), ["0", "0"]);
+        assert_eq!(limits(pid, "Max open files"), ["4096", "4096"]);
+    }
+    let window = ((WINDOW + (96 << 20)).to_string(), MAX_BYTES.to_string());
+    assert_eq!(limits(worker, "Max data size"), [window.0.clone(), window.0]);
+    assert_eq!(limits(worker, "Max file size"), [window.1.clone(), window.1]);
+    assert_eq!(limits(worker, "Max processes"), ["0", "0"]);
+    // Two filters on the process of a layer, one on the unpacker.
+    let filters = |pid| status(pid, "Seccomp_filters");
+    assert_eq!((filters(unpacker).as_str(), filters(worker).as_str()), ("1", "2"));
+    // Its bytes, its line, the layer's directory and the file that is being written; nothing else.
+    let open = fs::read_dir(format!("/proc/{worker}/fd")).expect("descriptors").flatten();
+    let open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+    let kinds: BTreeSet<String> = open
+        .map(|link| link.display().to_string())
+        .map(|link| link.split(':').next().unwrap_or_default().to_owned())
+        .collect();
+    let expected = ["/", "/dev/null", "/second", "pipe", "socket"].map(str::to_owned);
+    assert_eq!(kinds, BTreeSet::from(expected));
+    let Halfway { sender, rest, unpacking, lab, unpacker: of_the_pull, .. } = halfway;
+    sender.blocking_send(rest).expect("it still reads");
+    drop(sender);
+    let unpacked = unpacking.join().expect("no panic").expect("all of it");
+    assert_eq!(lab.list(), ["f first", "f second"]);
+    eventually("the process of the layer is gone", || is_gone(worker));
+    drop((unpacked, of_the_pull));
+    eventually("the unpacker is gone with its pull", || is_gone(unpacker));
+}
+
+#[test]
+fn a_killed_process_fails_its_layer_and_no_other() {
+    let unpacker = Arc::default();
+    let halfway = Halfway::start(&unpacker);
+    let pid = halfway.pid();
+    kill(halfway.worker());
+    let error = halfway.end();
+    assert_eq!(error.to_string(), "the unpacker was killed by signal 9 (SIGKILL)");
+    assert_eq!(error.kind(), Kind::Unavailable);
+    let next = Halfway::start(&unpacker);
+    assert_eq!(next.pid(), pid, "one unpacker for the whole pull");
+    next.sender.blocking_send(next.rest.clone()).expect("it reads");
+    drop(next.sender);
+    drop(next.unpacking.join().expect("no panic").expect("all of it"));
+}
+
+#[test]
+fn a_killed_unpacker_takes_its_processes_along() {
+    let unpacker = Arc::default();
+    let (one, other) = (Halfway::start(&unpacker), Halfway::start(&unpacker));
+    let workers = children_of(one.pid());
+    assert_eq!(workers.len(), 2, "one process a layer");
+    kill(one.pid());
+    for halfway in [one, other] {
+        let error = halfway.end();
+        assert_eq!(error.to_string(), "the unpacker was killed by signal 9 (SIGKILL)");
+    }
+    eventually("both are gone", || workers.iter().all(|pid| is_gone(*pid)));
+    let next = Halfway::start(&Arc::default());
+    drop(next.sender);
+    let error = next.unpacking.join().expect("no panic").expect_err("half a layer");
+    assert!(matches!(error, UnpackError::Interrupted), "{error}");
+}
+
+#[test]
+fn a_process_that_nobody_waits_for_is_killed() {
+    let halfway = Halfway::start(&Arc::default());
+    let worker = halfway.worker();
+    // It hangs, whatever comes.
+    let pid = rustix::process::Pid::from_raw(worker.cast_signed()).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stop");
+    halfway.line.hang_up();
+    let Halfway { sender, unpacking, .. } = halfway;
+    drop(sender);
+    let error = unpacking.join().expect("no panic").expect_err("half a layer");
+    assert!(matches!(error, UnpackError::Interrupted), "{error}");
+    eventually("it is gone", || is_gone(worker));
+}
+
+/// What comes of what a process says that a layer has taken over; its answers, too.
+fn liar(lie: impl FnOnce(&dyn Fn(&Said, &[BorrowedFd<'_>])) + Send) -> (UnpackError, Vec<Vec<u8>>) {
+    let lab = Lab::new();
+    fs::create_dir(lab.root()).expect("directory");
+    let dir = layer_dir(&lab.root()).expect("the directory");
+    let line = Line::new().expect("a line");
+    let theirs = line.other_end();
+    thread::scope(|scope| {
+        let lying = scope.spawn(|| {
+            lie(&|said, fds| {
+                packets::send(&theirs, &said.encode().expect("words"), fds).expect("sent")
+            });
+            rustix::net::shutdown(&theirs, rustix::net::Shutdown::Write).expect("no more");
+        });
+        let windows = Windows::of_layer(WINDOW);
+        let error = listen(&Unpacker::default(), &line, dir.as_fd(), windows).expect_err("a lie");
+        lying.join().expect("no panic");
+        line.hang_up();
+        let answers = std::iter::from_fn(|| packets::receive(&theirs).ok().map(|(bytes, _)| bytes));
+        (error, answers.take_while(|answer| !answer.is_empty()).collect())
+    })
+}
+
+#[test]
+fn what_a_process_says_is_not_believed() {
+    let done = |inodes| {
+        let (diff_id, bytes) = (Digest::of(b""), 4096);
+        Said::Done(Done { diff_id, bytes, inodes, opaque: false })
+    };
+    let failed = || Said::Failed(UnpackError::damaged("a\nlie"));
+    let cases: [(&str, &(dyn Fn() -> Vec<Said> + Sync)); 7] = [
+        ("too many inodes", &|| vec![done(u64::MAX)]),
+        ("done twice", &|| vec![done(1), done(1)]),
+        ("more behind the end", &|| vec![failed(), done(1)]),
+        ("a way out", &|| vec![Said::Implied(b"a/../../etc\0".to_vec())]),
+        ("all memory", &|| vec![Said::Memory(u64::MAX)]),
+        ("no directory", &|| vec![Said::Opaque]),
+        ("nothing", &Vec::new),
+    ];
+    for (what, said) in cases {
+        let (error, _) = liar(|say| said().iter().for_each(|said| say(said, &[])));
+        assert!(matches!(error, UnpackError::Nonsense(_)), "{what}: {error}");
+    }
+    let (error, _) = liar(|say| [failed(), Said::Ended(0)].iter().for_each(|said| say(said, &[])));
+    assert_eq!(error.to_string(), "archive is damaged: alie");
+    let (error, _) = liar(|say| say(&Said::Ended(libc::SIGSYS), &[]));
+    assert_eq!(error.to_string(), "the unpacker was killed by signal 31 (SIGSYS)");
+    // Only the daemon itself says that bytes are not those that were asked for.
+    assert!(Said::Failed(UnpackError::Interrupted).encode().is_err());
+    assert!(Said::decode(b"f\"Interrupted\"").is_none());
+}
+
+#[test]
+fn only_directories_of_the_layer_are_marked_for_a_process() {
+    let elsewhere = tempfile::tempdir().expect("temporary directory");
+    let other = fs::File::open(elsewhere.path()).expect("directory");
+    let (_, answers) = liar(|say| say(&Said::Opaque, &[other.as_fd()]));
+    assert_eq!(answers, [libc::EPERM.to_le_bytes()]);
+    assert!(!node::is_opaque(&other).expect("read"));
+    let null = fs::File::open("/dev/null").expect("device");
+    let (_, answers) = liar(|say| say(&Said::Opaque, &[null.as_fd()]));
+    assert_eq!(answers, [libc::EPERM.to_le_bytes()]);
+}
