@@ -332,7 +332,7 @@ fn the_registry_never_waits() {
 #[test]
 fn archives_are_taken_apart_in_one_place() {
     let within = |path: &str| path.starts_with("src/image/unpack/");
-    for word in ["zstd", "tar", "MultiGzDecoder", "GzDecoder"] {
+    for word in ["zstd", "MultiGzDecoder", "GzDecoder"] {
         only_in(word, "src/", |path| within(path) || path.contains("/tests"));
     }
     // What the daemon has of that is pipes and messages.
