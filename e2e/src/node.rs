@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::cri::Cri;
 use crate::crictl::crictl;
-use crate::program::{Program, Said, tail};
+use crate::program::{Program, Said, output, tail};
 use crate::traces::Traces;
 use crate::wait::eventually;
 use crate::{host, layout};
@@ -269,6 +269,24 @@ level = "{log}"
         command.arg(daemon.get_program()).args(daemon.get_args());
         command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
         self.start_daemon(&mut command)
+    }
+
+    /// Starts the daemon from a copy of its program, which is gone when this returns: as after an
+    /// upgrade of its package.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub fn spawn_and_remove_program(&mut self) -> Result<()> {
+        let daemon = self.command(&["serve"])?;
+        let copy = self.dir().join("copy-of-crisol");
+        // Another process writes it: what a test starts meanwhile would inherit the open file, and
+        // until that is closed the program cannot be run (ETXTBSY).
+        output("cp", [daemon.get_program(), copy.as_os_str()])?;
+        let mut command = Command::new(&copy);
+        command.args(daemon.get_args());
+        command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.start_daemon(&mut command)?;
+        Ok(fs::remove_file(&copy)?)
     }
 
     fn start_daemon(&mut self, command: &mut Command) -> Result<()> {

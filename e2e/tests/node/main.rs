@@ -79,6 +79,7 @@ fn together() -> Vec<Case> {
         unpacker::layers_are_unpacked_by_a_process_that_has_next_to_nothing,
         unpacker::a_killed_unpacker_fails_its_pull_and_no_more,
         unpacker::a_killed_daemon_leaves_no_unpacker,
+        unpacker::an_upgrade_of_the_program_does_not_end_pulls,
         unpacker::a_host_that_gives_less_confinement_is_told_of_and_pulls,
         lifecycle::states_times_and_exit_codes_are_exact,
         lifecycle::stop_asks_waits_and_kills,

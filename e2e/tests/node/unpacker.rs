@@ -185,3 +185,11 @@ pub(crate) fn a_host_that_gives_less_confinement_is_told_of_and_pulls(
     ensure!(unpacker.contains("system call filter"), "{unpacker}");
     Ok(())
 }
+
+pub(crate) fn an_upgrade_of_the_program_does_not_end_pulls(fixture: &Fixture) -> Result<()> {
+    let mut node = fixture.own_node(Options::default())?;
+    node.kill9()?;
+    node.spawn_and_remove_program()?;
+    node.cri().pull(&fixture.image("layered:latest"))?;
+    Ok(())
+}
