@@ -37,6 +37,13 @@ pub(crate) struct All {
     pub(crate) last: Heard,
 }
 
+/// Closed at once, as that of the control socket.
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.stream.shutdown(Shutdown::Both).ok();
+    }
+}
+
 impl Attached {
     pub(crate) fn connect(dir: &Path) -> Attached {
         let dir = File::open(dir).unwrap();

@@ -16,6 +16,15 @@ pub(crate) struct Client {
     received: Vec<u8>,
 }
 
+/// Closed at once: a program that is just being started by another test has a copy of the descriptor
+/// until it runs.
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Fails when the monitor has gone first.
+        self.stream.shutdown(std::net::Shutdown::Both).ok();
+    }
+}
+
 impl Client {
     /// Connects to the monitor of this directory, whose path may be longer than a socket's.
     pub(crate) fn connect(dir: &Path) -> Client {
