@@ -162,7 +162,6 @@ impl Daemon {
             criu: ArcSwap::from_pointee(inventory.criu.clone()),
             runtimes: runtimes(&config, &inventory, &host, cgroups.driver()),
             monitor: monitor.clone(),
-            trust: config.runtime.trust,
             cgroups: cgroups.clone(),
             apparmor: Apparmor::start(host.security.apparmor),
             host: host.clone(),

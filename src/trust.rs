@@ -76,10 +76,12 @@ impl Trust {
     /// could have put there is not read, whenever they did.
     ///
     /// # Errors
-    /// What the system says, and those of [`check`](Self::check).
+    /// What the system says, and those of [`check`](Self::check), also of a file that is absent: whoever
+    /// may remove a file could change what it says.
     pub fn open(self, path: &Path) -> io::Result<File> {
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
         self.check(path)?;
+        let file = file?;
         if self == Self::RootAlone {
             judge(path, &file.metadata()?, Sticky::IsNotEnough).map_err(denied)?;
         }

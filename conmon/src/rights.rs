@@ -14,7 +14,7 @@ use std::io;
 
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, capabilities_secure_bits,
-    set_capabilities,
+    no_new_privs, set_capabilities,
 };
 
 /// To give the standard streams to the root of a user namespace.
@@ -39,11 +39,12 @@ const KEPT: CapabilitySet = GIVE.union(OPEN).union(SIGNAL).union(LOOK).union(PRO
 
 /// Gives up for good what is never used, and for now everything.
 ///
-/// Where root gets no rights by execve(2) (securebits), the runtime would start without any, and
-/// without [`LOOK`] the monitor would have no more than a container has. There only the second is done.
+/// Where root gets no rights by execve(2) (securebits, no_new_privs), the runtime would start without
+/// any, and without [`LOOK`] the monitor would have no more than a container has. There only the second is done.
 pub(crate) fn give_up() -> io::Result<()> {
     let before = capabilities(None)?;
-    let regained = !capabilities_secure_bits()?.contains(CapabilitiesSecureBits::NO_ROOT);
+    let regained =
+        !capabilities_secure_bits()?.contains(CapabilitiesSecureBits::NO_ROOT) && !no_new_privs()?;
     let permitted = match regained && before.permitted.contains(LOOK) {
         true => before.permitted & KEPT,
         false => before.permitted,
@@ -99,6 +100,17 @@ mod tests {
             with(CapabilitySet::SYS_ADMIN, || assert_eq!(now().effective, SIGNAL));
         });
         assert_eq!(now().effective, CapabilitySet::empty());
+        assert_eq!(of_a_program(), all, "the runtime would not have them");
+    }
+
+    /// A thread's, too.
+    #[test]
+    fn where_a_program_would_not_get_them_back_they_are_kept() {
+        let (before, all) = (capabilities(None).unwrap(), of_a_program());
+        rustix::thread::set_no_new_privs(true).unwrap();
+        give_up().unwrap();
+        let now = capabilities(None).unwrap();
+        assert_eq!((now.effective, now.permitted), (CapabilitySet::empty(), before.permitted));
         assert_eq!(of_a_program(), all, "the runtime would not have them");
     }
 }

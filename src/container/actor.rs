@@ -20,6 +20,7 @@ use crate::image::{ImageHold, ImagePin};
 use crate::monitor;
 use crate::nri::Told;
 use crate::registry::Registry;
+use crate::seldom::Seldom;
 use crate::steps::{Again, again};
 use crate::sys::pidfd;
 
@@ -350,8 +351,13 @@ impl Actor {
         match event {
             monitor::Event::Exited(exit) => self.on_exit(Ended::from_monitor(&exit)).await,
             monitor::Event::Unknown(error) => {
-                let error = crate::error::chain(&error);
-                tracing::error!(container = %self.record.id, error, "its monitor cannot be asked");
+                // As often as every second, and of all containers, when the node is short of something.
+                static SILENT: Seldom = Seldom::new();
+                if let Some(times) = SILENT.again() {
+                    let error = crate::error::chain(&error);
+                    let id = &self.record.id;
+                    tracing::error!(container = %id, error, times, "its monitor cannot be asked");
+                }
                 self.watch_again();
             }
             monitor::Event::Lost => match stop::find(&self.record) {

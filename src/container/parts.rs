@@ -18,7 +18,7 @@ use crate::record::Records;
 use crate::runtime::Runtime;
 use crate::runtime::criu::Criu;
 use crate::steps::Operations;
-use crate::trust::{Program, Trust};
+use crate::trust::Program;
 
 use super::exec::Outputs;
 use super::{ContainerError, ContainerRecord};
@@ -37,8 +37,6 @@ pub struct Parts {
     pub runtimes: BTreeMap<String, Arc<Runtime>>,
     /// The monitor's program.
     pub monitor: Program,
-    /// Whose seccomp profiles are used.
-    pub trust: Trust,
     /// Control groups.
     pub cgroups: Cgroups,
     /// AppArmor.

@@ -26,7 +26,7 @@ impl StandIn {
     /// networks.
     ///
     /// # Errors
-    /// What the kernel refused: the namespace, the interface or an address.
+    /// What the kernel refused: the namespace, the interface or every address.
     pub fn make(interface: &str, addresses: &[(IpAddr, u8)]) -> Result<Self, NamespaceError> {
         on_own_thread(|| {
             let made = unshare(CloneFlags::CLONE_NEWNET);
@@ -53,27 +53,42 @@ fn fill(interface: &str, addresses: &[(IpAddr, u8)]) -> io::Result<()> {
     // SAFETY: `control` is open; SIOCBRADDBR reads IFNAMSIZ bytes through the pointer, which `name`
     // has, and keeps nothing of it.
     check(unsafe { libc::ioctl(control.as_raw_fd(), SIOCBRADDBR, &raw const name) })?;
-    for (number, (ip, prefix)) in addresses.iter().enumerate() {
-        match ip {
-            // An interface has one address a label (netdevice(7)).
-            IpAddr::V4(ip) if number == 0 => add_v4(&control, interface, *ip, *prefix)?,
-            IpAddr::V4(ip) => add_v4(&control, &format!("{interface}:{number}"), *ip, *prefix)?,
-            IpAddr::V6(ip) => {
-                let index = nix::net::if_::if_nametoindex(interface)?;
-                let request = libc::in6_ifreq {
-                    ifr6_addr: libc::in6_addr { s6_addr: ip.octets() },
-                    ifr6_prefixlen: (*prefix).into(),
-                    ifr6_ifindex: index.cast_signed(),
-                };
-                let control = socket(libc::AF_INET6)?;
-                let fd = control.as_raw_fd();
-                // SAFETY: `control` is open and of IPv6, whose SIOCSIFADDR reads one in6_ifreq
-                // through the pointer and keeps nothing of it.
-                check(unsafe { libc::ioctl(fd, libc::SIOCSIFADDR, &raw const request) })?;
-            }
+    // One that cannot be had (IPv6 may be off, a label be too long) takes nothing from the others.
+    let numbered = addresses.iter().enumerate();
+    let (added, refused): (Vec<_>, Vec<_>) = numbered
+        .map(|(number, (ip, prefix))| add(&control, interface, number, *ip, *prefix))
+        .partition(io::Result::is_ok);
+    match refused.into_iter().next() {
+        Some(refused) if added.is_empty() => refused,
+        _ => Ok(()),
+    }
+}
+
+fn add(
+    control: &OwnedFd,
+    interface: &str,
+    number: usize,
+    ip: IpAddr,
+    prefix: u8,
+) -> io::Result<()> {
+    match ip {
+        // An interface has one address a label (netdevice(7)).
+        IpAddr::V4(ip) if number == 0 => add_v4(control, interface, ip, prefix),
+        IpAddr::V4(ip) => add_v4(control, &format!("{interface}:{number}"), ip, prefix),
+        IpAddr::V6(ip) => {
+            let index = nix::net::if_::if_nametoindex(interface)?;
+            let request = libc::in6_ifreq {
+                ifr6_addr: libc::in6_addr { s6_addr: ip.octets() },
+                ifr6_prefixlen: prefix.into(),
+                ifr6_ifindex: index.cast_signed(),
+            };
+            let control = socket(libc::AF_INET6)?;
+            let fd = control.as_raw_fd();
+            // SAFETY: `control` is open and of IPv6, whose SIOCSIFADDR reads one in6_ifreq
+            // through the pointer and keeps nothing of it.
+            check(unsafe { libc::ioctl(fd, libc::SIOCSIFADDR, &raw const request) })
         }
     }
-    Ok(())
 }
 
 fn add_v4(control: &OwnedFd, label: &str, ip: Ipv4Addr, prefix: u8) -> io::Result<()> {
@@ -141,6 +156,17 @@ mod tests {
         let path = stand_in.path();
         drop(stand_in);
         assert!(run_in_netns(&path, || ()).is_err(), "it is still there");
+        // Its second label would be too long.
+        let addresses = [addresses[0], addresses[2], addresses[1]];
+        let stand_in = StandIn::make("a-name-of-15-by", &addresses).expect("a namespace");
+        let both = run_in_netns(&stand_in.path(), || {
+            let of =
+                |family: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{family}"));
+            (of("fib_trie").unwrap_or_default(), of("if_inet6").unwrap_or_default())
+        });
+        let (v4, v6) = both.expect("it is there");
+        assert!(v4.contains("10.9.0.5") && !v4.contains("10.9.0.6"), "{v4}");
+        assert!(v6.starts_with("fd00"), "{v6}");
         let long = StandIn::make("a-name-of-16-byte", &[]).expect_err("too long");
         assert!(matches!(long, NamespaceError::Interface { .. }), "{long:?}");
     }

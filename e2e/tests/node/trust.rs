@@ -68,11 +68,9 @@ pub(crate) fn what_others_may_write_later_is_not_used_either(fixture: &Fixture) 
     let options = Options { config, log: "info".to_owned(), ..Options::default() };
     let node = fixture.own_node(options)?;
     let image = fixture.busybox(&node)?;
-    let profile = node.dir().join("profile.json");
-    fs::write(&profile, r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#)?;
     let pod_config = request::host_network_pod(&node, "trusting");
     let pod = node.cri().run_pod_with(&pod_config, "trusted")?;
-    let running = add(&node, &pod, &pod_config, sleeps("one", &image, None))?;
+    let running = add(&node, &pod, &pod_config, sleeps("one", &image))?;
     node.cri().start(&running.id)?;
 
     let network = || {
@@ -84,18 +82,11 @@ pub(crate) fn what_others_may_write_later_is_not_used_either(fixture: &Fixture) 
     };
     let refused = |answer: Result<(), tonic::Status>| answer.err().map(|e| e.message().to_owned());
     type Look<'a> = &'a dyn Fn() -> Result<Option<String>>;
-    let looks: [(&Path, u32, Look<'_>); 4] = [
+    let looks: [(&Path, u32, Look<'_>); 3] = [
         (&node.network_file(), 0o644, &network),
         (&program, 0o755, &|| Ok(refused(node.cri().exec(&running.id, &["/bin/true"]).map(drop)))),
         (&node.dir().join("policy.json"), 0o644, &|| {
             Ok(refused(node.cri().pull(&image).map(drop)))
-        }),
-        (&profile, 0o644, &|| {
-            let config = sleeps("two", &image, Some(&profile));
-            match add(&node, &pod, &pod_config, config) {
-                Ok(made) => Ok(node.cri().remove(&made.id).map(|()| None)?),
-                Err(error) => Ok(Some(format!("{error:#}"))),
-            }
         }),
     ];
     for (path, good, look) in looks {
@@ -116,6 +107,13 @@ pub(crate) fn what_others_may_write_later_is_not_used_either(fixture: &Fixture) 
         set(path, good)?;
         used()?;
     }
+    // Who may remove a policy could as well change what it says.
+    fs::remove_file(node.dir().join("policy.json"))?;
+    set(node.dir(), 0o777)?;
+    let why = refused(node.cri().pull(&image).map(drop)).context("pulled without a policy")?;
+    ensure!(why.contains("can be written by others"), "{why}");
+    set(node.dir(), 0o711)?;
+
     let status = node.cri().container(&running.id)?;
     ensure!(status.state() == pb::ContainerState::ContainerRunning, "{:?}", status.state());
 
@@ -129,16 +127,9 @@ pub(crate) fn what_others_may_write_later_is_not_used_either(fixture: &Fixture) 
     eventually("the pod goes", END, || Ok(node.cri().drop_pod(&pod)?))
 }
 
-/// A container that sleeps until it is asked to end, with this seccomp profile of the node's.
-fn sleeps(name: &str, image: &str, profile: Option<&Path>) -> pb::ContainerConfig {
-    let line = "trap 'exit 7' TERM; while :; do sleep 0.1; done";
-    let mut config = request::container(name, image, &["/bin/sh", "-c", line]);
-    let security = &mut config.linux.get_or_insert_default().security_context;
-    security.get_or_insert_default().seccomp = profile.map(|path| pb::SecurityProfile {
-        profile_type: pb::security_profile::ProfileType::Localhost.into(),
-        localhost_ref: path.display().to_string(),
-    });
-    config
+/// A container that sleeps until it is asked to end.
+fn sleeps(name: &str, image: &str) -> pb::ContainerConfig {
+    request::shell(name, image, "trap 'exit 7' TERM; while :; do sleep 0.1; done")
 }
 
 pub(crate) fn who_enters_a_container_is_written_down(fixture: &Fixture) -> Result<()> {
