@@ -20,8 +20,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 pub use archive::MAX_EXTENSION;
 pub use node::is_taken;
@@ -62,6 +63,7 @@ pub(super) use unpacker::{Line, Unpacker};
 use super::digest::Digest;
 use super::gc::Temporary;
 use super::manifest::Descriptor;
+use super::store::lock;
 use crate::sys;
 use implied::Implied;
 use wire::{Done, Job, MAX_IMPLIED, Onto, Said, Windows};
@@ -77,6 +79,16 @@ const MAX_INODES: u64 = MAX_ENTRIES + MAX_IMPLIED as u64 + 1;
 
 /// Bytes of a layer that may be on their way to its process.
 const PIPE_BYTES: usize = 1 << 20;
+
+/// How long the process of a layer may neither take bytes that are there nor say anything. What fits
+/// into the pipe may have to be written to a slow disk a hundred times as long.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How often is looked whether it does.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Questions that it may have: one an entry, and a few for memory.
+const MAX_QUESTIONS: u64 = MAX_ENTRIES + 100;
 
 /// Bytes that any layer may unpack to, however well it compresses.
 const FREE_BYTES: u64 = 1 << 30;
@@ -159,13 +171,15 @@ pub(super) struct Layer {
     limit: u64,
     /// Bytes that a zstd frame may have its decoder keep.
     max_window: u64,
+    /// How long its process may do nothing.
+    patience: Duration,
 }
 
 impl Layer {
     /// The archive `diff_id` in `blob`.
     pub(super) fn new(blob: Descriptor, diff_id: Digest, max_window: u64) -> Self {
         let limit = blob.size.saturating_mul(MAX_RATIO).clamp(FREE_BYTES, MAX_BYTES);
-        Self { blob, diff_id, limit, max_window }
+        Self { blob, diff_id, limit, max_window, patience: PATIENCE }
     }
 }
 
@@ -188,11 +202,12 @@ pub(super) fn unpack(
     unpacker.begin(&job, dir.as_fd(), reading.as_fd(), line)?;
     drop(reading);
     let (verdict, judged) = mpsc::channel();
+    let idle = Idle::new(layer.patience);
     let (heard, (size, actual)) = thread::scope(|scope| {
         let feeding = thread::Builder::new().name("feed-layer".into());
-        let feeding = feeding.spawn_scoped(scope, move || feed(pieces, writing, &judged));
+        let feeding = feeding.spawn_scoped(scope, || feed(pieces, writing, judged, &idle));
         let feeding = feeding.map_err(UnpackError::Thread)?;
-        let heard = listen(unpacker, line, dir.as_fd(), windows);
+        let heard = listen(unpacker, line, dir.as_fd(), windows, &idle);
         // It has ended; one that answers nonsense does now, and takes no more bytes.
         line.hang_up();
         // What is wrong with an archive does not matter if it is not the right one.
@@ -231,7 +246,9 @@ pub fn lay_over(archive: &File, onto: &Path) -> Result<(), UnpackError> {
     let job = Job { limit: MAX_BYTES, windows: Windows::of_checkpoint(), onto: Onto::Tree };
     let dir = layer_dir(onto)?;
     unpacker.begin(&job, dir.as_fd(), archive.as_fd(), &line)?;
-    listen(&unpacker, &line, dir.as_fd(), job.windows).map(drop)
+    // Its bytes are all there from the first moment, so nobody can tell whether it takes them.
+    let idle = Idle::new(PATIENCE);
+    listen(&unpacker, &line, dir.as_fd(), job.windows, &idle).map(drop)
 }
 
 /// The directory as a process may have it that must not leave it.
@@ -271,13 +288,15 @@ fn pipe() -> Result<(OwnedFd, File), UnpackError> {
 fn feed(
     mut pieces: Receiver<Bytes>,
     pipe: File,
-    all_matters: &mpsc::Receiver<bool>,
+    all_matters: mpsc::Receiver<bool>,
+    idle: &Idle,
 ) -> (u64, Digest) {
     let (mut pipe, mut hash, mut size) = (Some(pipe), Sha256::new(), 0);
     while let Some(piece) = pieces.blocking_recv() {
-        if let Some(reader) = &mut pipe
-            && reader.write_all(&piece).is_err()
-        {
+        idle.begin();
+        let refused = pipe.as_mut().is_some_and(|pipe| pipe.write_all(&piece).is_err());
+        idle.end();
+        if refused {
             pipe = None;
             if !all_matters.recv().unwrap_or(false) {
                 break;
@@ -287,7 +306,43 @@ fn feed(
         hash.update(&piece);
         size += piece.len() as u64;
     }
+    // It has all there is.
+    idle.begin();
     (size, Digest::finish(hash))
+}
+
+/// Since when the process of a layer could do something and did not.
+#[derive(Debug)]
+struct Idle {
+    patience: Duration,
+    since: Mutex<Option<Instant>>,
+}
+
+impl Idle {
+    fn new(patience: Duration) -> Self {
+        Self { patience, since: Mutex::new(None) }
+    }
+
+    /// There is something for it to do.
+    fn begin(&self) {
+        *lock(&self.since) = Some(Instant::now());
+    }
+
+    /// It has done it, and waits for more.
+    fn end(&self) {
+        *lock(&self.since) = None;
+    }
+
+    /// It was waiting for us.
+    fn begin_anew(&self) {
+        if let Some(since) = &mut *lock(&self.since) {
+            *since = Instant::now();
+        }
+    }
+
+    fn is_too_long(&self) -> bool {
+        lock(&self.since).is_some_and(|since| since.elapsed() >= self.patience)
+    }
 }
 
 /// Hears and answers the process of a layer until it has ended.
@@ -296,11 +351,17 @@ fn listen(
     line: &Line,
     dir: BorrowedFd<'_>,
     windows: Windows,
+    idle: &Idle,
 ) -> Result<(Done, Implied), UnpackError> {
     let nonsense = |what: &'static str| UnpackError::Nonsense(what.into());
     let (mut result, mut implied) = (None, Implied::default());
-    let mut memory = None;
+    let (mut memory, mut questions) = (None, 0);
     loop {
+        while !line.is_ready(idle.patience.min(LOOK)).map_err(UnpackError::Start)? {
+            if idle.is_too_long() {
+                return Err(UnpackError::Died { how: "does nothing more".into() });
+            }
+        }
         let (packet, fds) = line.receive().map_err(UnpackError::Start)?;
         if packet.is_empty() {
             return Err(unpacker.lost(line));
@@ -343,6 +404,11 @@ fn listen(
                 continue;
             }
         };
+        questions += 1;
+        if questions > MAX_QUESTIONS {
+            return Err(nonsense("more questions than entries"));
+        }
+        idle.begin_anew();
         // That nobody takes the answer, the end of the line tells.
         line.answer(answer).ok();
     }

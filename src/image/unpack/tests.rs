@@ -144,7 +144,7 @@ impl Lab {
         }
         drop(sender);
         let target = Descriptor { digest: Digest::of(blob), size: blob.len() as u64 };
-        let layer = Layer { blob: target, diff_id, limit, max_window: WINDOW };
+        let layer = Layer { limit, ..Layer::new(target, diff_id, WINDOW) };
         let line = Line::new().expect("a line");
         let result = super::unpack(&Unpacker::default(), &layer, place, receiver, &line);
         self.check_canary();

@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
@@ -18,6 +19,7 @@ use tracing::{debug, warn};
 
 use super::UnpackError;
 use super::wire::{Job, Ready};
+use crate::image::store::lock;
 use crate::sys::packets;
 
 /// This program, whatever has become of its file: a package may have been upgraded.
@@ -82,6 +84,15 @@ impl Line {
 
     pub(super) fn give_up(&self) {
         self.given_up.notify_one();
+    }
+
+    /// Whether there is something to receive, or the end, within that time.
+    pub(super) fn is_ready(&self, within: Duration) -> io::Result<bool> {
+        let within = Timespec::try_from(within).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&self.ours, PollFlags::IN)], Some(&within)) {
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            ready => Ok(ready? > 0),
+        }
     }
 
     /// One packet of the other end, empty if no more will come.
@@ -258,8 +269,4 @@ pub(super) fn how(status: ExitStatus) -> String {
         }
         (None, code) => format!("ended with status {}", code.unwrap_or_default()),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -13,7 +13,7 @@ use crate::sys::packets;
 const KEPT: &str = "000000008800001b";
 
 /// How long anything may take to be seen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SEEN: Duration = Duration::from_secs(60);
 
 /// A layer that is being unpacked and whose second half has not come yet.
 struct Halfway {
@@ -27,6 +27,10 @@ struct Halfway {
 
 impl Halfway {
     fn start(unpacker: &Arc<Unpacker>) -> Self {
+        Self::start_with(unpacker, PATIENCE)
+    }
+
+    fn start_with(unpacker: &Arc<Unpacker>, patience: Duration) -> Self {
         let lab = Lab::new();
         let archive = Tar::default().file("first", "x").file("second", &"y".repeat(5000)).end();
         let blob = Descriptor { digest: Digest::of(&archive), size: archive.len() as u64 };
@@ -37,7 +41,7 @@ impl Halfway {
         let line = Arc::new(Line::new().expect("a line"));
         let unpacking = {
             let (unpacker, line) = (Arc::clone(unpacker), Arc::clone(&line));
-            let layer = Layer::new(blob, Digest::of(&archive), WINDOW);
+            let layer = Layer { patience, ..Layer::new(blob, Digest::of(&archive), WINDOW) };
             std::thread::spawn(move || unpack(&unpacker, &layer, place, pieces, &line))
         };
         let rest = archive.slice(3000..);
@@ -73,9 +77,9 @@ impl Halfway {
 }
 
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + SEEN;
     while !is_so() {
-        assert!(Instant::now() < deadline, "not so in {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not so in {SEEN:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -231,6 +235,20 @@ fn a_process_that_nobody_waits_for_is_killed() {
     eventually("it is gone", || is_gone(worker));
 }
 
+#[test]
+fn a_process_that_does_nothing_more_is_killed() {
+    let halfway = Halfway::start_with(&Arc::default(), Duration::from_millis(200));
+    let worker = halfway.worker();
+    let pid = rustix::process::Pid::from_raw(worker.cast_signed()).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stop");
+    halfway.sender.blocking_send(halfway.rest.clone()).expect("it has room");
+    let Halfway { sender, unpacking, .. } = halfway;
+    drop(sender);
+    let error = unpacking.join().expect("no panic").expect_err("half a layer");
+    assert_eq!(error.to_string(), "the unpacker does nothing more");
+    eventually("it is gone", || is_gone(worker));
+}
+
 /// What comes of what a process says that a layer has taken over; its answers, too.
 fn liar(lie: impl FnOnce(&dyn Fn(&Said, &[BorrowedFd<'_>])) + Send) -> (UnpackError, Vec<Vec<u8>>) {
     let lab = Lab::new();
@@ -246,7 +264,8 @@ fn liar(lie: impl FnOnce(&dyn Fn(&Said, &[BorrowedFd<'_>])) + Send) -> (UnpackEr
             rustix::net::shutdown(&theirs, rustix::net::Shutdown::Write).expect("no more");
         });
         let windows = Windows::of_layer(WINDOW);
-        let error = listen(&Unpacker::default(), &line, dir.as_fd(), windows).expect_err("a lie");
+        let error = listen(&Unpacker::default(), &line, dir.as_fd(), windows, &Idle::new(PATIENCE))
+            .expect_err("a lie");
         lying.join().expect("no panic");
         line.hang_up();
         let answers = std::iter::from_fn(|| packets::receive(&theirs).ok().map(|(bytes, _)| bytes));
