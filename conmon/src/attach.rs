@@ -1,4 +1,5 @@
-//! Who is attached to the container's standard streams: the attach socket and its clients.
+//! Who is attached to the container's standard streams: the clients of the attach socket, at which the
+//! keeper lets them in.
 //!
 //! ```text
 //!             Hello               container ended, or too far behind
@@ -13,16 +14,11 @@
 //! and let go; input is read only when the container takes it. Without clients nothing here holds
 //! memory.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use conmon::ATTACH;
 use conmon::wire::attach::{Hello, Kind, MAX_PAYLOAD, Source};
-use rustix::net::SocketFlags;
 
-use crate::console::listen;
-use crate::control::is_trusted;
-use crate::fault::{Fault, Tried};
 use crate::poller::{Interest, Poller, Token};
 use crate::sys;
 
@@ -36,9 +32,6 @@ pub(crate) use input::Input;
 /// and each may hold [`client::MAX_UNSENT`].
 const MAX_CLIENTS: usize = 16;
 
-/// Connections that wait to be taken; the loop takes them within a millisecond.
-const BACKLOG: i32 = 16;
-
 /// Which client, as long as it is connected.
 pub(crate) type Slot = u8;
 
@@ -49,9 +42,8 @@ pub(crate) enum StdinOnce {
     Yes { first: Option<Slot> },
 }
 
-/// The attach socket, its clients, and the container's standard input, which is theirs.
+/// The clients, and the container's standard input, which is theirs.
 pub(crate) struct Attach {
-    listener: OwnedFd,
     clients: Vec<Option<Client>>,
     input: Input,
     once: StdinOnce,
@@ -60,17 +52,9 @@ pub(crate) struct Attach {
 }
 
 impl Attach {
-    /// Binds the attach socket in the monitor directory.
-    pub(crate) fn bind(
-        dir: BorrowedFd<'_>,
-        once: StdinOnce,
-        poller: &Poller,
-    ) -> Result<Attach, Fault> {
-        let tried = || format!("bind {ATTACH}");
-        let listener = listen(dir, ATTACH, BACKLOG).tried(tried)?;
-        poller.add(&listener, Token::Attach).tried(tried)?;
-        let (clients, input) = (Vec::new(), Input::closed());
-        Ok(Attach { listener, clients, input, once, ended: false })
+    /// Nobody is attached yet.
+    pub(crate) fn new(once: StdinOnce, input: Input) -> Attach {
+        Attach { clients: Vec::new(), input, once, ended: false }
     }
 
     /// Says what the container's standard input is.
@@ -79,33 +63,32 @@ impl Attach {
         self.input_ready(poller);
     }
 
+    /// Whether the container takes no input any more.
+    pub(crate) fn input_has_ended(&self) -> bool {
+        self.input.has_ended()
+    }
+
     /// Ends the container's standard input when it has got what was sent until now.
     pub(crate) fn close_input(&mut self, poller: &Poller) {
         self.input.close();
         self.refresh(poller);
     }
 
-    /// Lets in whoever waits. Too many are told so; other users than root and our own are not.
-    pub(crate) fn accept(&mut self, poller: &Poller) {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
-            if !is_trusted(&socket) {
-                continue;
-            }
-            let mut client = Client::new(socket);
-            let Some(slot) = self.free_slot() else {
-                client.put(Kind::Detached, format!("{MAX_CLIENTS} are attached").as_bytes());
-                continue;
-            };
-            let Ok(name) = Slot::try_from(slot) else { continue };
-            if poller.add(client.socket(), Token::Attached(name)).is_err() {
-                continue;
-            }
-            if slot == self.clients.len() {
-                self.clients.push(None);
-            }
-            self.clients[slot] = Some(client);
+    /// Takes a client in. One too many is told so.
+    pub(crate) fn admit(&mut self, socket: OwnedFd, poller: &Poller) {
+        let mut client = Client::new(socket);
+        let Some(slot) = self.free_slot() else {
+            client.put(Kind::Detached, format!("{MAX_CLIENTS} are attached").as_bytes());
+            return;
+        };
+        let Ok(name) = Slot::try_from(slot) else { return };
+        if poller.add(client.socket(), Token::Attached(name)).is_err() {
+            return;
         }
+        if slot == self.clients.len() {
+            self.clients.push(None);
+        }
+        self.clients[slot] = Some(client);
     }
 
     /// A place for a client; if all are taken, that of one that is gone and still has input which
@@ -225,7 +208,7 @@ impl Attach {
             };
             let mut pieces = output.chunks(MAX_PAYLOAD);
             if !pieces.all(|piece| client.put_output(source, piece)) {
-                let why = "the client does not keep up with the container's output";
+                let why = b"the client does not keep up with the container's output";
                 self.leave(at, Kind::Detached, why);
             }
         }
@@ -235,15 +218,15 @@ impl Attach {
     /// The container's output has ended.
     pub(crate) fn end(&mut self, poller: &Poller) {
         self.ended = true;
-        self.leave_all(Kind::End, "", poller);
+        self.leave_all(Kind::End, b"", poller);
     }
 
     /// There is no container after all.
-    pub(crate) fn fail(&mut self, why: &str, poller: &Poller) {
+    pub(crate) fn fail(&mut self, why: &[u8], poller: &Poller) {
         self.leave_all(Kind::Detached, why, poller);
     }
 
-    fn leave_all(&mut self, last: Kind, text: &str, poller: &Poller) {
+    fn leave_all(&mut self, last: Kind, text: &[u8], poller: &Poller) {
         for at in 0..self.clients.len() {
             if self.client(at).is_some_and(|client| client.wants_output()) {
                 self.leave(at, last, text);
@@ -253,9 +236,9 @@ impl Attach {
     }
 
     /// Tells a client the last thing it will hear. Its input ends here.
-    fn leave(&mut self, at: usize, last: Kind, text: &str) {
+    fn leave(&mut self, at: usize, last: Kind, text: &[u8]) {
         let Some(client) = self.client(at) else { return };
-        client.leave(last, text.as_bytes());
+        client.leave(last, text);
         if client.has_input() {
             self.end_input(at);
         }
