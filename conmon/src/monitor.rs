@@ -36,7 +36,7 @@ mod request;
 
 /// How long the exit of a container waits for its reader to complete the log. The log's disk may be
 /// slow; a reader that strangers have taken over could keep the exit back for good.
-const DRAIN: Duration = Duration::from_secs(30);
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// How long a monitor that has done its work stays for clients that read.
 const FAREWELL: Duration = Duration::from_secs(600);
@@ -198,7 +198,10 @@ impl Monitor {
                     }
                 }
                 Word::InputEnded => self.reader.input_ended(),
-                Word::Drained => self.finish(),
+                Word::Drained => {
+                    self.reader.drained();
+                    self.finish();
+                }
                 // The answer to a question that is not waited for any more.
                 Word::Said(_) => {}
             }

@@ -118,6 +118,8 @@ pub(crate) struct Reader {
     closing: bool,
     /// Bytes that readers which are gone have lost.
     lost: u64,
+    /// It has said that the log is complete.
+    drained: bool,
     dismissed: bool,
 }
 
@@ -147,6 +149,7 @@ impl Reader {
             moving: VecDeque::new(),
             closing: false,
             lost: 0,
+            drained: false,
             dismissed: false,
         };
         reader.fork(poller).tried(|| "start the reader".to_owned())?;
@@ -169,6 +172,7 @@ impl Reader {
                 self.running = Some(Running { pid: child, socket, since, killed: false });
                 self.restart = None;
                 self.setup.missing = 0;
+                self.flush(poller);
                 Ok(())
             }
         }
@@ -284,10 +288,12 @@ impl Reader {
         self.setup.ends.resize(rows, cols)
     }
 
-    /// Hands over a client of the attach socket. It is let go when there is no room for it.
+    /// Hands over a client of the attach socket, to the next reader if there is none at the moment. It
+    /// is let go when there is no room for it.
     pub(crate) fn admit(&mut self, client: OwnedFd, poller: &Poller) {
         if self.orders.len() < MAX_ORDERS {
-            self.order(Order::Client, vec![client], poller);
+            self.orders.push_back((Order::Client, vec![client]));
+            self.flush(poller);
         }
     }
 
@@ -342,6 +348,11 @@ impl Reader {
         self.order(Order::Drain, Vec::new(), poller);
     }
 
+    /// The log is complete.
+    pub(crate) fn drained(&mut self) {
+        self.drained = true;
+    }
+
     /// The exit is published: clients are told, and those that come later, too.
     pub(crate) fn end(&mut self, poller: &Poller) {
         self.setup.stage = Stage::Ended;
@@ -354,11 +365,15 @@ impl Reader {
         self.order(Order::Fail(why.as_bytes().to_vec()), Vec::new(), poller);
     }
 
-    /// Has the reader end when its clients have read the last of the output.
+    /// Has the reader end when its clients have read the last of the output. One that was not waited
+    /// for any more ends at once.
     pub(crate) fn dismiss(&mut self, poller: &Poller) {
         self.dismissed = true;
         self.restart = None;
         self.order(Order::Dismiss, Vec::new(), poller);
+        if !self.drained {
+            self.kill(poller);
+        }
     }
 
     /// Bytes of output that are not in the log.
