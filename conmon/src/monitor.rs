@@ -8,8 +8,8 @@
 //!  (the process ends)
 //! ```
 //!
-//! One thread, one wait. Nothing here blocks, and nothing but `TakeExit` ends a monitor whose container
-//! was created: not a full disk, not a missing directory, not the daemon's death, not the reader's.
+//! One thread, one wait. Nothing here blocks, but for the reader's answer when the create ends, and
+//! nothing but `TakeExit` ends a monitor whose container was created: not a full disk, not a missing directory, not the daemon's death, not the reader's.
 //! After it the monitor stays for as long as an attached client takes to read the last of the output.
 
 use std::os::fd::{AsFd, OwnedFd};

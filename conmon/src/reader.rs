@@ -405,10 +405,15 @@ impl Reader {
         let Some(running) = self.running.as_ref().filter(|running| !running.killed) else { return };
         let waiting = self.orders.len();
         while let Some((order, fds)) = self.orders.front() {
+            let is_client = *order == Order::Client;
             match order.send(&running.socket, fds) {
                 Ok(()) => drop(self.orders.pop_front()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // It is gone.
+                // Too many descriptors of root's are on their way already, on the whole node.
+                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) && is_client => {
+                    self.orders.pop_front();
+                }
+                // It is gone. What else it was to get, the next one begins with.
                 Err(_) => return self.kill(poller),
             }
         }

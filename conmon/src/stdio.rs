@@ -1,4 +1,5 @@
-//! The container's standard streams, and the runtime program's while it creates the container.
+//! The container's standard streams, and the runtime program's while it creates the container, as the
+//! [reader](crate::reader) reads them.
 //!
 //! Every stream is read the moment it has something and never waits for whoever consumes it, so
 //! that no reader can stall a container. Until the container is created, what arrives is the
