@@ -9,8 +9,9 @@
 //! ```
 //!
 //! One thread, one wait. Nothing here blocks, but for the reader's answer when the create ends, and
-//! nothing but `TakeExit` ends a monitor whose container was created: not a full disk, not a missing directory, not the daemon's death, not the reader's.
-//! After it the monitor stays for as long as an attached client takes to read the last of the output.
+//! nothing but `TakeExit` ends a monitor whose container was created: not a full disk, not a missing
+//! directory, not the daemon's death, not the reader's. After it the monitor stays for as long as an
+//! attached client takes to read the last of the output.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -269,7 +270,7 @@ impl Monitor {
 
     /// The reader has ended, which it does of itself only when it is dismissed.
     fn reader_ended(&mut self, code: u8) {
-        if self.dismissed.is_none() {
+        if self.dismissed.is_none() && self.reader.is_told_of() {
             let id = &self.launch.id;
             complain(format_args!("{id}: the reader ended with status {code}; another follows"));
         }

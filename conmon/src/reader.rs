@@ -57,6 +57,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// The least time from one reader's start to that of the next.
 const RESTART: Duration = Duration::from_secs(1);
 
+/// How many readers are told of in the monitor's standard error, whose file is the node's.
+const MAX_TOLD: u32 = 16;
+
 /// Orders that wait for room in the socket. Clients and new logs beyond it are refused.
 const MAX_ORDERS: usize = 64;
 
@@ -83,9 +86,15 @@ struct Setup {
     restore: bool,
     /// Bytes that the reader before took along.
     missing: u64,
+    /// The first reader is 1.
+    number: u32,
 }
 
 impl Setup {
+    fn is_told_of(&self) -> bool {
+        self.number <= MAX_TOLD
+    }
+
     fn descriptors(&self) -> impl Iterator<Item = &OwnedFd> {
         let inlet = match &self.ends.inlet {
             Inlet::Pipe(fd) | Inlet::Terminal(fd) => Some(fd),
@@ -139,6 +148,7 @@ impl Reader {
             once: launch.stdin_once && !launch.terminal,
             restore: launch.restore,
             missing: 0,
+            number: 0,
         };
         let mut reader = Reader {
             setup,
@@ -165,6 +175,7 @@ impl Reader {
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         poller.add(&socket, Token::Other)?;
         let parent = std::process::id();
+        self.setup.number = self.setup.number.saturating_add(1);
         match sys::fork()? {
             Fork::Child => self.become_reader(readers, parent),
             Fork::Parent { child } => {
@@ -189,6 +200,7 @@ impl Reader {
             once: false,
             restore: false,
             missing: 0,
+            number: 0,
         };
         process::run(std::mem::replace(&mut self.setup, empty), socket, parent, self.counters)
     }
@@ -201,6 +213,11 @@ impl Reader {
     /// The reader's pid, as long as it is not reaped.
     pub(crate) fn pid(&self) -> Option<i32> {
         self.running.as_ref().map(|running| Pid::as_raw(Some(running.pid)))
+    }
+
+    /// Whether the operator hears of it: not of all those that a container may bring down.
+    pub(crate) fn is_told_of(&self) -> bool {
+        self.setup.is_told_of()
     }
 
     /// It has ended and is reaped. Returns who waited for it to move the log: the next one begins

@@ -52,18 +52,21 @@ enum Next {
 
 /// Is a reader until it is dismissed, or its keeper is gone.
 pub(super) fn run(setup: Setup, keeper: OwnedFd, parent: u32, counters: &'static Counters) -> ! {
+    let is_told_of = setup.is_told_of();
     let process = begin(&setup, &keeper, parent).and_then(|poller| {
         Process::new(setup, keeper, counters, poller)
             .tried(|| "read the container's streams".to_owned())
     });
     // From here on there are bytes of strangers, and no rights.
-    match process.and_then(|process| confine().map(|()| process)) {
+    match process.and_then(|process| confine(is_told_of).map(|()| process)) {
         Ok(mut process) => {
             process.serve();
             sys::exit_now(0)
         }
         Err(fault) => {
-            complain(format_args!("the reader does not start: {}", fault.chain()));
+            if is_told_of {
+                complain(format_args!("the reader does not start: {}", fault.chain()));
+            }
             sys::exit_now(1)
         }
     }
@@ -87,7 +90,7 @@ fn begin(setup: &Setup, keeper: &OwnedFd, parent: u32) -> Result<Poller, Fault> 
 
 /// Gives up all that a reader does not need. What the host does not let it give up is told of, and
 /// the container's output is read all the same.
-fn confine() -> Result<(), Fault> {
+fn confine(is_told_of: bool) -> Result<(), Fault> {
     let stderr = std::io::stderr().as_fd().try_clone_to_owned();
     let stderr = stderr.tried(|| "keep standard error".to_owned())?;
     sys::replace_stderr(std::io::stdin().as_fd()).tried(|| "leave standard error".to_owned())?;
@@ -100,9 +103,12 @@ fn confine() -> Result<(), Fault> {
     let confined = confined.map(|(what, result)| (what, result.map_err(io::Error::from)));
     let rest = [("capabilities", rights::forswear()), ("system calls", filter::enter())];
     for (what, result) in confined.into_iter().chain(rest) {
-        if let Err(error) = result {
+        if let Err(error) = result
+            && is_told_of
+        {
             let line = format!("conmon: the reader keeps its {what}: {error}\n");
-            rustix::io::write(&stderr, line.as_bytes()).tried(|| "say so".to_owned())?;
+            // Where that cannot be written, the container is read nevertheless.
+            rustix::io::write(&stderr, line.as_bytes()).ok();
         }
     }
     Ok(())
