@@ -1,5 +1,4 @@
-//! Who is attached to the container's standard streams: the clients of the attach socket, at which the
-//! keeper lets them in.
+//! Who is attached to the container's standard streams: the attach socket and its clients.
 //!
 //! ```text
 //!             Hello               container ended, or too far behind
@@ -14,11 +13,17 @@
 //! and let go; input is read only when the container takes it. Without clients nothing here holds
 //! memory.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
+use conmon::ATTACH;
 use conmon::wire::attach::{Hello, Kind, MAX_PAYLOAD, Source};
+use rustix::net::SocketFlags;
 
+use crate::console::listen;
+use crate::control::is_trusted;
+use crate::fault::{Fault, Tried};
 use crate::poller::{Interest, Poller, Token};
 use crate::sys;
 
@@ -32,6 +37,9 @@ pub(crate) use input::Input;
 /// and each may hold [`client::MAX_UNSENT`].
 const MAX_CLIENTS: usize = 16;
 
+/// Connections that wait to be taken; the loop takes them within a millisecond.
+const BACKLOG: i32 = 16;
+
 /// Which client, as long as it is connected.
 pub(crate) type Slot = u8;
 
@@ -42,8 +50,9 @@ pub(crate) enum StdinOnce {
     Yes { first: Option<Slot> },
 }
 
-/// The clients, and the container's standard input, which is theirs.
+/// The attach socket, its clients, and the container's standard input, which is theirs.
 pub(crate) struct Attach {
+    listener: OwnedFd,
     clients: Vec<Option<Client>>,
     input: Input,
     once: StdinOnce,
@@ -51,10 +60,21 @@ pub(crate) struct Attach {
     ended: bool,
 }
 
+/// Binds the attach socket in the monitor directory.
+pub(crate) fn bind(dir: BorrowedFd<'_>) -> Result<OwnedFd, Fault> {
+    listen(dir, ATTACH, BACKLOG).tried(|| format!("bind {ATTACH}"))
+}
+
 impl Attach {
-    /// Nobody is attached yet.
-    pub(crate) fn new(once: StdinOnce, input: Input) -> Attach {
-        Attach { clients: Vec::new(), input, once, ended: false }
+    /// Lets clients in at a socket that is bound.
+    pub(crate) fn new(
+        listener: OwnedFd,
+        once: StdinOnce,
+        input: Input,
+        poller: &Poller,
+    ) -> io::Result<Attach> {
+        poller.add(&listener, Token::Attach)?;
+        Ok(Attach { listener, clients: Vec::new(), input, once, ended: false })
     }
 
     /// Says what the container's standard input is.
@@ -74,21 +94,27 @@ impl Attach {
         self.refresh(poller);
     }
 
-    /// Takes a client in. One too many is told so.
-    pub(crate) fn admit(&mut self, socket: OwnedFd, poller: &Poller) {
-        let mut client = Client::new(socket);
-        let Some(slot) = self.free_slot() else {
-            client.put(Kind::Detached, format!("{MAX_CLIENTS} are attached").as_bytes());
-            return;
-        };
-        let Ok(name) = Slot::try_from(slot) else { return };
-        if poller.add(client.socket(), Token::Attached(name)).is_err() {
-            return;
+    /// Lets in whoever waits. Too many are told so; other users than root and our own are not.
+    pub(crate) fn accept(&mut self, poller: &Poller) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
+            if !is_trusted(&socket) {
+                continue;
+            }
+            let mut client = Client::new(socket);
+            let Some(slot) = self.free_slot() else {
+                client.put(Kind::Detached, format!("{MAX_CLIENTS} are attached").as_bytes());
+                continue;
+            };
+            let Ok(name) = Slot::try_from(slot) else { continue };
+            if poller.add(client.socket(), Token::Attached(name)).is_err() {
+                continue;
+            }
+            if slot == self.clients.len() {
+                self.clients.push(None);
+            }
+            self.clients[slot] = Some(client);
         }
-        if slot == self.clients.len() {
-            self.clients.push(None);
-        }
-        self.clients[slot] = Some(client);
     }
 
     /// A place for a client; if all are taken, that of one that is gone and still has input which

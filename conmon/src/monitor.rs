@@ -29,8 +29,8 @@ use crate::fault::{Fault, Tried, complain};
 use crate::log::Place;
 use crate::oom::OomCounter;
 use crate::poller::{Poller, Token};
-use crate::reader::{Door, MAX_WORDS, Reader, Word};
-use crate::{report, rights, sys};
+use crate::reader::{MAX_WORDS, Reader, Word};
+use crate::{attach, report, rights, sys};
 
 mod create;
 mod request;
@@ -65,7 +65,6 @@ pub(crate) struct Monitor {
     spawner: Spawner,
     early: Early,
     control: Control,
-    door: Door,
     console: Option<Console>,
     place: Option<Place>,
     reader: Reader,
@@ -101,7 +100,7 @@ impl Monitor {
             .tried(|| format!("open the monitor directory {}", launch.dir.display()))?;
         let exit_file = ExitFile::prepare(dir.as_fd())?;
         // Before the control socket, as the library says.
-        let door = Door::bind(dir.as_fd(), &poller)?;
+        let door = attach::bind(dir.as_fd())?;
         let control = Control::bind(dir.as_fd(), &poller)?;
         let place = Place::of(&launch);
         let log = place.as_ref().map(Place::open).transpose()?;
@@ -113,7 +112,7 @@ impl Monitor {
             (None, Ends::pipes(stdin)?)
         };
         rights::give_up().tried(|| "give up capabilities".to_owned())?;
-        let reader = Reader::start(&launch, ends, log, &poller)?;
+        let reader = Reader::start(&launch, door, ends, log, &poller)?;
         let shortened = console.as_ref().map(|console| console.shorten(&launch));
         let program = spawner
             .start(shortened.as_ref().unwrap_or(&launch.runtime), streams)
@@ -126,7 +125,6 @@ impl Monitor {
             spawner,
             early: Early::default(),
             control,
-            door,
             console,
             place,
             reader,
@@ -178,14 +176,9 @@ impl Monitor {
             Token::Console | Token::Terminal => self.receive_terminal(),
             Token::Control => self.control.accept(&self.poller),
             Token::Client(slot) => self.serve_client(slot),
-            Token::Attach => {
-                while let Some(client) = self.door.next() {
-                    self.reader.admit(client, &self.poller);
-                }
-            }
             Token::Other => self.hear_reader(),
             // The reader's.
-            Token::Output(_) | Token::Attached(_) | Token::Input => {}
+            Token::Output(_) | Token::Attach | Token::Attached(_) | Token::Input => {}
         }
     }
 

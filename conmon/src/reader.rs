@@ -3,17 +3,16 @@
 //! ```text
 //!                     ┌── keeper ──────────────────────────┐
 //!   daemon ── ctl ───►│ starts the runtime, reaps, writes  │
-//!   clients ─ attach ►│ the exit record; root's rights     │
+//!                     │ the exit record; root's rights     │
 //!                     └──┬──────────────────────────▲──────┘
 //!                 orders │ descriptors              │ words: a byte, and for
 //!                     ┌──▼──────────────────────────┴──────┐ the runtime's a text
 //!   container ─pipes─►│ reader: log, attached clients;     │
-//!                     │ no rights, few system calls        │
+//!   clients ─ attach ►│ no rights, few system calls        │
 //!                     └────────────────────────────────────┘
 //! ```
 //!
-//! The keeper accepts and opens; the reader gets descriptors of it and reads and writes them. It is
-//! forked, not started anew, so that both share their memory. Before its first byte it gives up all
+//! The keeper binds and opens; the reader gets descriptors of it and reads and writes them. It is forked, not started anew, so that both share their memory. Before its first byte it gives up all
 //! capabilities, the bounding set too, and all system calls that it does not make (`filter.rs`), for
 //! good. Code of a stranger's in it has what the container has already: its streams, its log, and the
 //! clients that are attached to it.
@@ -28,7 +27,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -60,8 +59,8 @@ const RESTART: Duration = Duration::from_secs(1);
 /// How many readers are told of in the monitor's standard error, whose file is the node's.
 const MAX_TOLD: u32 = 16;
 
-/// Orders that wait for room in the socket. Clients and new logs beyond it are refused.
-const MAX_ORDERS: usize = 64;
+/// New logs that wait for the reader to go on in them. More are refused.
+const MAX_MOVING: usize = 64;
 
 /// Words that are taken from the reader before others have their turn.
 pub(crate) const MAX_WORDS: usize = 16;
@@ -77,6 +76,8 @@ enum Stage {
 
 /// All that a reader needs to begin with.
 struct Setup {
+    /// The attach socket.
+    door: Option<OwnedFd>,
     ends: Ends,
     log: Option<OwnedFd>,
     stage: Stage,
@@ -100,7 +101,7 @@ impl Setup {
             Inlet::Pipe(fd) | Inlet::Terminal(fd) => Some(fd),
             Inlet::Closed | Inlet::Awaited => None,
         };
-        self.ends.outputs.iter().flatten().chain(inlet).chain(&self.log)
+        self.ends.outputs.iter().flatten().chain(inlet).chain(&self.log).chain(&self.door)
     }
 }
 
@@ -136,11 +137,13 @@ impl Reader {
     /// Starts the first reader. Its log is where the launch says it is.
     pub(crate) fn start(
         launch: &Launch,
+        door: OwnedFd,
         ends: Ends,
         log: Option<OwnedFd>,
         poller: &Poller,
     ) -> Result<Reader, Fault> {
         let setup = Setup {
+            door: Some(door),
             ends,
             log,
             stage: Stage::Creating,
@@ -183,7 +186,6 @@ impl Reader {
                 self.running = Some(Running { pid: child, socket, since, killed: false });
                 self.restart = None;
                 self.setup.missing = 0;
-                self.flush(poller);
                 Ok(())
             }
         }
@@ -193,6 +195,7 @@ impl Reader {
     fn become_reader(&mut self, socket: OwnedFd, parent: u32) -> ! {
         let ends = Ends { outputs: [const { None }; 3], inlet: Inlet::Closed, terminal: false };
         let empty = Setup {
+            door: None,
             ends,
             log: None,
             stage: Stage::Ended,
@@ -305,15 +308,6 @@ impl Reader {
         self.setup.ends.resize(rows, cols)
     }
 
-    /// Hands over a client of the attach socket, to the next reader if there is none at the moment. It
-    /// is let go when there is no room for it.
-    pub(crate) fn admit(&mut self, client: OwnedFd, poller: &Poller) {
-        if self.orders.len() < MAX_ORDERS {
-            self.orders.push_back((Order::Client, vec![client]));
-            self.flush(poller);
-        }
-    }
-
     /// Has the log go on in another file. True: it does; false: somebody is to be told later, by
     /// [`Reader::moved`] or [`Reader::ended`].
     pub(crate) fn move_log(
@@ -323,7 +317,7 @@ impl Reader {
         poller: &Poller,
     ) -> Result<bool, Fault> {
         let tried = || "hand the log over".to_owned();
-        if self.moving.len() >= MAX_ORDERS {
+        if self.moving.len() >= MAX_MOVING {
             return Err(io::Error::other("too many wait for that")).tried(tried);
         }
         let readers = file.try_clone().tried(tried)?;
@@ -422,14 +416,9 @@ impl Reader {
         let Some(running) = self.running.as_ref().filter(|running| !running.killed) else { return };
         let waiting = self.orders.len();
         while let Some((order, fds)) = self.orders.front() {
-            let is_client = *order == Order::Client;
             match order.send(&running.socket, fds) {
                 Ok(()) => drop(self.orders.pop_front()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Too many descriptors of root's are on their way already, on the whole node.
-                Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) && is_client => {
-                    self.orders.pop_front();
-                }
                 // It is gone. What else it was to get, the next one begins with.
                 Err(_) => return self.kill(poller),
             }
@@ -447,35 +436,6 @@ impl Reader {
             poller.remove(&running.socket);
             // It is not reaped yet, so this is its pid. An error would mean that it has ended.
             rustix::process::kill_process(running.pid, Signal::KILL).ok();
-        }
-    }
-}
-
-/// The attach socket, at which the keeper lets clients in.
-pub(crate) struct Door {
-    listener: OwnedFd,
-}
-
-impl Door {
-    /// Connections that wait to be taken; the loop takes them within a millisecond.
-    const BACKLOG: i32 = 16;
-
-    /// Binds the attach socket in the monitor directory.
-    pub(crate) fn bind(dir: BorrowedFd<'_>, poller: &Poller) -> Result<Door, Fault> {
-        let tried = || format!("bind {}", conmon::ATTACH);
-        let listener = crate::console::listen(dir, conmon::ATTACH, Door::BACKLOG).tried(tried)?;
-        poller.add(&listener, Token::Attach).tried(tried)?;
-        Ok(Door { listener })
-    }
-
-    /// The next who waits. Other users than root and our own are turned away.
-    pub(crate) fn next(&self) -> Option<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        loop {
-            let client = rustix::net::accept_with(self.listener.as_fd(), flags).ok()?;
-            if crate::control::is_trusted(&client) {
-                return Some(client);
-            }
         }
     }
 }

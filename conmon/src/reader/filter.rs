@@ -1,8 +1,8 @@
 //! The system calls that a reader may make (seccomp(2)): those that it makes, everything else is
 //! `EPERM`.
 //!
-//! It reads and writes what it has open, and gets more only by messages of the keeper. It opens and
-//! connects nothing, starts nothing, signals nobody, and runs no memory that was not its program's.
+//! It reads and writes what it has open, and gets more only by messages of the keeper and by clients
+//! who come to the attach socket. It opens and connects nothing, starts nothing, signals nobody, and runs no memory that was not its program's.
 
 use std::io;
 
@@ -23,6 +23,8 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_pread64,
     libc::SYS_fstat,
     libc::SYS_ftruncate,
+    libc::SYS_accept4,
+    libc::SYS_getsockopt,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,

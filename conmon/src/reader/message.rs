@@ -29,8 +29,6 @@ pub(super) enum Order {
     Hear,
     /// The container's terminal, and once more if it takes input.
     Terminal,
-    /// A client of the attach socket.
-    Client,
     /// The file in which the log goes on. Answered with [`Word::Moved`].
     Log,
     /// The container's input ends with what was sent until now.
@@ -64,7 +62,6 @@ impl Order {
             Order::Created => (b'C', b""),
             Order::Hear => (b'H', b""),
             Order::Terminal => (b'T', b""),
-            Order::Client => (b'A', b""),
             Order::Log => (b'L', b""),
             Order::CloseInput => (b'I', b""),
             Order::Drain => (b'D', b""),
@@ -80,7 +77,6 @@ impl Order {
             b'C' => Order::Created,
             b'H' => Order::Hear,
             b'T' => Order::Terminal,
-            b'A' => Order::Client,
             b'L' => Order::Log,
             b'I' => Order::CloseInput,
             b'D' => Order::Drain,
@@ -210,7 +206,7 @@ mod tests {
     #[test]
     fn what_is_sent_is_received() {
         let (keeper, reader) = pair();
-        let orders = [Order::Created, Order::Hear, Order::Terminal, Order::Client, Order::Log];
+        let orders = [Order::Created, Order::Hear, Order::Terminal, Order::Log];
         let more = [Order::CloseInput, Order::Drain, Order::End, Order::Dismiss];
         let fail = Order::Fail(b"why".to_vec());
         for order in orders.into_iter().chain(more).chain([fail]) {
@@ -235,7 +231,7 @@ mod tests {
         Order::Terminal.send(&keeper, &<[OwnedFd; 2]>::from(pair())).unwrap();
         assert_eq!(Order::receive(&reader).unwrap().unwrap().1.len(), 2);
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
-        Order::Client.send(&reader, &[write]).unwrap();
+        Order::Log.send(&reader, &[write]).unwrap();
         let nonsense = Word::receive(&keeper).unwrap_err();
         assert_eq!(nonsense.kind(), io::ErrorKind::InvalidData);
         // Nobody has the other end.

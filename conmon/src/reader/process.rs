@@ -137,12 +137,14 @@ impl Process {
             Inlet::Pipe(fd) => Input::pipe(fd),
             Inlet::Terminal(fd) => Input::terminal(fd),
         };
+        let door = setup.door.ok_or(io::ErrorKind::InvalidInput)?;
+        let attach = Attach::new(door, once, input, &poller)?;
         let mut process = Process {
             poller,
             keeper,
             stdio,
             log,
-            attach: Attach::new(once, input),
+            attach,
             said: (!created).then(Said::default),
             restore: setup.restore,
             terminal: setup.is_terminal,
@@ -170,6 +172,7 @@ impl Process {
             while let Some(token) = self.poller.take_event() {
                 match token {
                     Token::Output(channel) => drop(self.pump(channel)),
+                    Token::Attach => self.attach.accept(&self.poller),
                     Token::Attached(slot) => self.attach.serve(slot, &self.poller),
                     Token::Input => self.attach.input_ready(&self.poller),
                     Token::Other if self.obey() == Next::End => return,
@@ -219,11 +222,6 @@ impl Process {
                 Order::Terminal => {
                     let input = (fds.len() > 1).then(|| fds.pop()).flatten();
                     self.take_terminal(fds.pop(), input);
-                }
-                Order::Client => {
-                    for client in fds {
-                        self.attach.admit(client, &self.poller);
-                    }
                 }
                 Order::Log => {
                     if let Some(file) = fds.pop() {
