@@ -13,6 +13,7 @@
 //! and let go; input is read only when the container takes it. Without clients nothing here holds
 //! memory.
 
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -59,24 +60,32 @@ pub(crate) struct Attach {
     ended: bool,
 }
 
+/// Binds the attach socket in the monitor directory.
+pub(crate) fn bind(dir: BorrowedFd<'_>) -> Result<OwnedFd, Fault> {
+    listen(dir, ATTACH, BACKLOG).tried(|| format!("bind {ATTACH}"))
+}
+
 impl Attach {
-    /// Binds the attach socket in the monitor directory.
-    pub(crate) fn bind(
-        dir: BorrowedFd<'_>,
+    /// Lets clients in at a socket that is bound.
+    pub(crate) fn new(
+        listener: OwnedFd,
         once: StdinOnce,
+        input: Input,
         poller: &Poller,
-    ) -> Result<Attach, Fault> {
-        let tried = || format!("bind {ATTACH}");
-        let listener = listen(dir, ATTACH, BACKLOG).tried(tried)?;
-        poller.add(&listener, Token::Attach).tried(tried)?;
-        let (clients, input) = (Vec::new(), Input::closed());
-        Ok(Attach { listener, clients, input, once, ended: false })
+    ) -> io::Result<Attach> {
+        poller.add(&listener, Token::Attach)?;
+        Ok(Attach { listener, clients: Vec::new(), input, once, ended: false })
     }
 
     /// Says what the container's standard input is.
     pub(crate) fn set_input(&mut self, input: Input, poller: &Poller) {
         self.input = input;
         self.input_ready(poller);
+    }
+
+    /// Whether the container takes no input any more.
+    pub(crate) fn input_has_ended(&self) -> bool {
+        self.input.has_ended()
     }
 
     /// Ends the container's standard input when it has got what was sent until now.
@@ -225,7 +234,7 @@ impl Attach {
             };
             let mut pieces = output.chunks(MAX_PAYLOAD);
             if !pieces.all(|piece| client.put_output(source, piece)) {
-                let why = "the client does not keep up with the container's output";
+                let why = b"the client does not keep up with the container's output";
                 self.leave(at, Kind::Detached, why);
             }
         }
@@ -235,15 +244,15 @@ impl Attach {
     /// The container's output has ended.
     pub(crate) fn end(&mut self, poller: &Poller) {
         self.ended = true;
-        self.leave_all(Kind::End, "", poller);
+        self.leave_all(Kind::End, b"", poller);
     }
 
     /// There is no container after all.
-    pub(crate) fn fail(&mut self, why: &str, poller: &Poller) {
+    pub(crate) fn fail(&mut self, why: &[u8], poller: &Poller) {
         self.leave_all(Kind::Detached, why, poller);
     }
 
-    fn leave_all(&mut self, last: Kind, text: &str, poller: &Poller) {
+    fn leave_all(&mut self, last: Kind, text: &[u8], poller: &Poller) {
         for at in 0..self.clients.len() {
             if self.client(at).is_some_and(|client| client.wants_output()) {
                 self.leave(at, last, text);
@@ -253,9 +262,9 @@ impl Attach {
     }
 
     /// Tells a client the last thing it will hear. Its input ends here.
-    fn leave(&mut self, at: usize, last: Kind, text: &str) {
+    fn leave(&mut self, at: usize, last: Kind, text: &[u8]) {
         let Some(client) = self.client(at) else { return };
-        client.leave(last, text.as_bytes());
+        client.leave(last, text);
         if client.has_input() {
             self.end_input(at);
         }

@@ -1,4 +1,4 @@
-//! The container's log file: written in batches of whole lines, reopened on request, never fatal.
+//! The container's log file: written in batches of whole lines, replaced on request, never fatal.
 //!
 //! A batch reaches the file entirely or not at all. When it cannot be written (full disk, quota,
 //! I/O error) what went through is taken back, the batch is dropped and its bytes are counted; the
@@ -11,10 +11,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::FileType;
-
 use crate::child::now_ns;
-use crate::fault::{Fault, Tried};
 
 mod line;
 mod place;
@@ -36,28 +33,35 @@ pub(crate) struct Log {
     untold: u64,
     /// Output bytes dropped since the start.
     lost: u64,
+    /// Output bytes that an earlier reader took along when it was killed, and of which no line has
+    /// told. They do not count as dropped by this log.
+    taken_along: u64,
 }
 
 /// Where the log goes.
 struct Target {
-    place: Place,
     file: OwnedFd,
     /// The file ends within a line, so the next batch must start a new one.
     torn: bool,
 }
 
 impl Log {
-    /// Creates or opens the log. Without a place the output is discarded.
-    pub(crate) fn open(place: Option<Place>) -> Result<Log, Fault> {
-        let target = place.map(Target::open).transpose()?;
-        Ok(Log {
-            target,
+    /// A log in `file`, which may hold lines already. Without a file the output is discarded.
+    pub(crate) fn new(file: Option<OwnedFd>) -> Log {
+        Log {
+            target: file.map(Target::new),
             clock: line::Clock::new(),
             batch: Vec::with_capacity(BATCH),
             preamble: 0,
             untold: 0,
             lost: 0,
-        })
+            taken_along: 0,
+        }
+    }
+
+    /// Tells, before its next line, of output that an earlier reader took along.
+    pub(crate) fn miss(&mut self, bytes: u64) {
+        self.taken_along = bytes;
     }
 
     /// Writes all whole lines of `output`, which was read at once, and returns how many bytes at
@@ -86,7 +90,7 @@ impl Log {
 
     /// Tells of dropped output that no later line has told of. For the container's end.
     pub(crate) fn settle(&mut self) {
-        if self.untold > 0 {
+        if self.untold > 0 || self.taken_along > 0 {
             self.begin(now_ns());
             self.flush();
         }
@@ -97,14 +101,10 @@ impl Log {
         self.lost
     }
 
-    /// Opens the log's place anew. If that fails, the old file stays in use and none is created.
-    ///
-    /// Everything read so far is already in the old file, so no line is lost or doubled.
-    pub(crate) fn reopen(&mut self) -> Result<(), Fault> {
-        if let Some(target) = &mut self.target {
-            *target = Target::open(target.place.clone())?;
-        }
-        Ok(())
+    /// Goes on in another file. Everything read so far is already in the old one, so no line is lost
+    /// or doubled.
+    pub(crate) fn move_to(&mut self, file: OwnedFd) {
+        self.target = Some(Target::new(file));
     }
 
     fn put(&mut self, at_ns: i64, source: Source, tag: line::Tag, text: &[u8]) {
@@ -122,9 +122,9 @@ impl Log {
         if self.target.as_ref().is_some_and(|target| target.torn) {
             self.batch.push(b'\n');
         }
-        if self.untold > 0 {
-            let untold = self.untold;
-            let text = format!("conmon: {untold} bytes of output are missing here: write error");
+        let causes = [(self.untold, "write error"), (self.taken_along, "their reader was killed")];
+        for (bytes, cause) in causes.into_iter().filter(|(bytes, _)| *bytes > 0) {
+            let text = format!("conmon: {bytes} bytes of output are missing here: {cause}");
             let stamp = self.clock.stamp(at_ns);
             line::put(&mut self.batch, stamp, Source::Stderr, line::Tag::Full, text.as_bytes());
         }
@@ -137,7 +137,7 @@ impl Log {
             return;
         }
         match target.write(&self.batch) {
-            Ok(()) => self.untold = 0,
+            Ok(()) => (self.untold, self.taken_along) = (0, 0),
             Err(_) => {
                 let bytes = line::output_bytes(&self.batch[self.preamble..]);
                 self.untold += bytes;
@@ -150,19 +150,14 @@ impl Log {
 }
 
 impl Target {
-    fn open(place: Place) -> Result<Target, Fault> {
-        let tried = || format!("open log {}", place.path().display());
-        let file = place.open().tried(tried)?;
-        let stat = rustix::fs::fstat(&file).tried(tried)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(io::Error::other("not a regular file")).tried(tried);
-        }
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
+    fn new(file: OwnedFd) -> Target {
+        let size = rustix::fs::fstat(&file).map_or(0, |stat| stat.st_size);
+        let size = u64::try_from(size).unwrap_or(0);
         let mut last = [b'\n'];
         let torn = size > 0
             && rustix::io::pread(&file, &mut last, size - 1).is_ok_and(|count| count == 1)
             && last != *b"\n";
-        Ok(Target { place, file, torn })
+        Target { file, torn }
     }
 
     /// Writes all of `batch` or, as far as the file system lets us, nothing of it.

@@ -4,6 +4,9 @@
 //! The daemon starts a monitor directly and does not wait for it: standard input is /dev/null,
 //! standard output a pipe for the start report, standard error a file. From there on the monitor
 //! lives by itself, in the daemon's cgroup, until the daemon has taken the container's exit.
+//!
+//! A monitor is two processes: the keeper, which the daemon has started (`monitor.rs`), and its child, the
+//! reader, which reads what the container and attached clients write, and has no rights (`reader.rs`).
 
 use std::env;
 use std::io::Write;
@@ -16,6 +19,7 @@ mod attach;
 mod child;
 mod console;
 mod control;
+mod ends;
 mod exec;
 mod exit;
 mod fault;
@@ -25,6 +29,7 @@ mod oom;
 mod pause;
 mod poller;
 mod procfs;
+mod reader;
 mod report;
 mod rights;
 mod stdio;

@@ -1,16 +1,17 @@
-//! The monitor of one container: its state, and the loop that everything passes through.
+//! The keeper of one container, which is the monitor but for its [reader](crate::reader): its state, and
+//! the loop that everything passes through.
 //!
 //! ```text
 //!  Creating ──► Living ──► Draining ──► Ended ──► (the process ends)
-//!     │ runtime failed    init ended   streams ended,   TakeExit
-//!     ▼                                or 100 ms later
+//!     │ runtime failed    init ended   the reader has    TakeExit
+//!     ▼                                the last output
 //!  (the process ends)
 //! ```
 //!
-//! One thread, one wait. Nothing here blocks, but for the log's disk, and nothing but `TakeExit`
-//! ends a monitor whose container was created: not a full disk, not a missing directory, not the
-//! daemon's death. After it the process stays for as long as an attached client takes to read the
-//! last of the output.
+//! One thread, one wait. Nothing here blocks, but for the reader's answer when the create ends, and
+//! nothing but `TakeExit` ends a monitor whose container was created: not a full disk, not a missing
+//! directory, not the daemon's death, not the reader's. After it the monitor stays for as long as an
+//! attached client takes to read the last of the output.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -18,33 +19,39 @@ use std::time::{Duration, Instant};
 
 use conmon::{Exit, Launch, Reply};
 
-use crate::attach::{Attach, StdinOnce};
 use crate::child::{self, Early, Ended, Process, Spawner};
 use crate::console::Console;
 use crate::control::{Control, Slot};
+use crate::ends::{Ends, Stdin};
 use crate::exec::Execs;
 use crate::exit::ExitFile;
 use crate::fault::{Fault, Tried, complain};
-use crate::log::{Log, Place};
+use crate::log::Place;
 use crate::oom::OomCounter;
 use crate::poller::{Poller, Token};
-use crate::stdio::{Channel, Read, Reading, Said, Sink, Stdin, Stdio};
-use crate::{report, rights, sys};
+use crate::reader::{MAX_WORDS, Reader, Word};
+use crate::{attach, report, rights, sys};
 
 mod create;
 mod request;
 
-/// How long the exit of a container waits for the end of its output after its init has ended. In a
-/// pid namespace of its own all other processes are gone by then, and nothing waits.
-const DRAIN: Duration = Duration::from_millis(100);
+/// How long the exit of a container waits for its reader to complete the log. The log's disk may be
+/// slow; a reader that strangers have taken over could keep the exit back for good.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a monitor that has done its work stays for clients that read.
+const FAREWELL: Duration = Duration::from_secs(600);
+
+/// Time between two waits where the kernel is short of memory.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the container is doing.
 enum Phase {
     /// The runtime program creates it.
-    Creating { program: i32, deadline: Instant, said: Said },
+    Creating { program: i32, deadline: Instant },
     /// It is created, and perhaps started: the monitor need not know.
     Living { init: Process },
-    /// Its init has ended; its output has not.
+    /// Its init has ended; its log is not complete.
     Draining { init: Process, ended: Ended, oom_killed: bool, deadline: Instant },
     /// All is known and published.
     Ended { init: Process, exit: Exit },
@@ -58,16 +65,15 @@ pub(crate) struct Monitor {
     spawner: Spawner,
     early: Early,
     control: Control,
-    attach: Attach,
     console: Option<Console>,
-    stdio: Stdio,
-    log: Log,
+    place: Option<Place>,
+    reader: Reader,
     exit_file: ExitFile,
     oom: Option<OomCounter>,
     execs: Execs,
     phase: Phase,
-    /// The exit is taken; there is nothing more to do than to let clients read.
-    dismissed: bool,
+    /// The exit is taken; there is nothing more to do than to let clients read until then.
+    dismissed: Option<Instant>,
     over: Option<ExitCode>,
 }
 
@@ -94,24 +100,19 @@ impl Monitor {
             .tried(|| format!("open the monitor directory {}", launch.dir.display()))?;
         let exit_file = ExitFile::prepare(dir.as_fd())?;
         // Before the control socket, as the library says.
-        let once = if launch.stdin_once && !launch.terminal {
-            StdinOnce::Yes { first: None }
-        } else {
-            StdinOnce::No
-        };
-        let mut attach = Attach::bind(dir.as_fd(), once, &poller)?;
+        let door = attach::bind(dir.as_fd())?;
         let control = Control::bind(dir.as_fd(), &poller)?;
-        let log = Log::open(Place::of(&launch))?;
+        let place = Place::of(&launch);
+        let log = place.as_ref().map(Place::open).transpose()?;
         let spawner = Spawner::new(launch.owner);
         let stdin = if launch.stdin { Stdin::Open } else { Stdin::Null };
-        let reading = if launch.restore { Reading::Held } else { Reading::AtOnce };
-        let (console, (stdio, input, streams)) = if launch.terminal {
-            (Some(Console::bind(dir.as_fd(), &poller)?), Stdio::terminal(stdin, reading, &poller)?)
+        let (console, (ends, streams)) = if launch.terminal {
+            (Some(Console::bind(dir.as_fd(), &poller)?), Ends::terminal(stdin)?)
         } else {
-            (None, Stdio::pipes(stdin, reading, &poller)?)
+            (None, Ends::pipes(stdin)?)
         };
-        attach.set_input(input, &poller);
         rights::give_up().tried(|| "give up capabilities".to_owned())?;
+        let reader = Reader::start(&launch, door, ends, log, &poller)?;
         let shortened = console.as_ref().map(|console| console.shorten(&launch));
         let program = spawner
             .start(shortened.as_ref().unwrap_or(&launch.runtime), streams)
@@ -124,15 +125,14 @@ impl Monitor {
             spawner,
             early: Early::default(),
             control,
-            attach,
             console,
-            stdio,
-            log,
+            place,
+            reader,
             exit_file,
             oom: None,
             execs: Execs::default(),
-            phase: Phase::Creating { program, deadline, said: Said::default() },
-            dismissed: false,
+            phase: Phase::Creating { program, deadline },
+            dismissed: None,
             over: None,
         })
     }
@@ -142,14 +142,16 @@ impl Monitor {
             if let Some(code) = self.over {
                 return code;
             }
-            if self.dismissed && self.attach.is_settled() {
+            if let Some(until) = self.dismissed
+                && (self.reader.pid().is_none() || until <= Instant::now())
+            {
                 return ExitCode::SUCCESS;
             }
             let deadline = self.deadline();
             if let Err(error) = self.poller.wait(deadline) {
                 // Only short of kernel memory; the next wait may do better.
                 complain(format_args!("wait for events: {error}"));
-                std::thread::sleep(DRAIN);
+                std::thread::sleep(PAUSE);
             }
             while let Some(token) = self.poller.take_event() {
                 self.on_event(token);
@@ -164,19 +166,39 @@ impl Monitor {
     fn let_clients_go(&mut self) {
         while let Some(slot) = self.control.take_closed() {
             self.execs.client_closed(slot);
+            self.reader.client_closed(slot);
         }
     }
 
     fn on_event(&mut self, token: Token) {
         match token {
             Token::Signals => self.children_ended(),
-            Token::Output(channel) => self.pump(channel),
             Token::Console | Token::Terminal => self.receive_terminal(),
             Token::Control => self.control.accept(&self.poller),
             Token::Client(slot) => self.serve_client(slot),
-            Token::Attach => self.attach.accept(&self.poller),
-            Token::Attached(slot) => self.attach.serve(slot, &self.poller),
-            Token::Input => self.attach.input_ready(&self.poller),
+            Token::Other => self.hear_reader(),
+            // The reader's.
+            Token::Output(_) | Token::Attach | Token::Attached(_) | Token::Input => {}
+        }
+    }
+
+    fn hear_reader(&mut self) {
+        for _ in 0..MAX_WORDS {
+            let Some(word) = self.reader.next_word(&self.poller) else { break };
+            match word {
+                Word::Moved => {
+                    if let Some(slot) = self.reader.moved() {
+                        self.control.send(slot, &Reply::Ok, &self.poller);
+                    }
+                }
+                Word::InputEnded => self.reader.input_ended(),
+                Word::Drained => {
+                    self.reader.drained();
+                    self.finish();
+                }
+                // The answer to a question that is not waited for any more.
+                Word::Said(_) => {}
+            }
         }
     }
 
@@ -186,7 +208,7 @@ impl Monitor {
             Phase::Creating { deadline, .. } | Phase::Draining { deadline, .. } => Some(*deadline),
             Phase::Living { .. } | Phase::Ended { .. } => None,
         };
-        let others = [self.execs.deadline(), self.stdio.deadline(), self.attach.deadline()];
+        let others = [self.execs.deadline(), self.reader.deadline(), self.dismissed];
         others.into_iter().chain([phase]).flatten().min()
     }
 
@@ -196,8 +218,7 @@ impl Monitor {
             Phase::Draining { deadline, .. } if *deadline <= now => self.finish(),
             _ => {}
         }
-        self.stdio.on_time(now, &self.poller);
-        self.attach.on_time(now, &self.poller);
+        self.reader.on_time(now, &self.poller);
         for (slot, reply) in self.execs.on_time(now) {
             self.control.send(slot, &reply, &self.poller);
         }
@@ -216,6 +237,9 @@ impl Monitor {
     }
 
     fn child_ended(&mut self, ended: Ended) {
+        if self.reader.is(ended.process.pid) {
+            return self.reader_ended(ended.code);
+        }
         match &self.phase {
             Phase::Creating { program, .. } if *program == ended.process.pid => {
                 self.runtime_ended(ended.code);
@@ -237,6 +261,17 @@ impl Monitor {
         }
     }
 
+    /// The reader has ended, which it does of itself only when it is dismissed.
+    fn reader_ended(&mut self, code: u8) {
+        if self.dismissed.is_none() && self.reader.is_told_of() {
+            let id = &self.launch.id;
+            complain(format_args!("{id}: the reader ended with status {code}; another follows"));
+        }
+        for slot in self.reader.ended() {
+            self.control.send(slot, &Reply::Ok, &self.poller);
+        }
+    }
+
     /// The container's init has ended. Its output may not have.
     fn init_ended(&mut self, ended: Ended) {
         if let Phase::Living { init } = self.phase {
@@ -244,33 +279,15 @@ impl Monitor {
             let oom_killed = self.oom.as_ref().is_some_and(OomCounter::has_killed);
             let deadline = Instant::now() + DRAIN;
             self.phase = Phase::Draining { init, ended, oom_killed, deadline };
-            self.finish_if_ended();
+            self.reader.drain(&self.poller);
         }
     }
 
-    fn pump(&mut self, channel: Channel) {
-        let sink = match (&mut self.phase, channel) {
-            (Phase::Creating { said, .. }, _) => Sink::Said(said),
-            (_, Channel::Runtime) => Sink::Nowhere,
-            _ => Sink::Container { log: &mut self.log, attach: &mut self.attach },
-        };
-        if self.stdio.pump(channel, sink, &self.poller) == Read::End {
-            self.finish_if_ended();
-        }
-    }
-
-    fn finish_if_ended(&mut self) {
-        if matches!(self.phase, Phase::Draining { .. }) && self.stdio.has_ended() {
-            self.finish();
-        }
-    }
-
-    /// Completes the log and publishes the exit. Processes that outlive the container's init and
-    /// write on are read, and logged, until the daemon takes the exit.
+    /// Publishes the exit: the log is complete, or has had its time. Processes that outlive the
+    /// container's init and write on are read, and logged, until the daemon takes the exit.
     fn finish(&mut self) {
         let Phase::Draining { init, ended, oom_killed, .. } = self.phase else { return };
-        self.stdio.drain(&mut self.log, &mut self.attach, &self.poller);
-        let lost_bytes = self.log.lost_bytes();
+        let lost_bytes = self.reader.lost_bytes();
         let exit = Exit { code: ended.code, at_ns: ended.at_ns, oom_killed, lost_bytes };
         if let Err(fault) = self.exit_file.publish(&exit) {
             complain(format_args!("{}: {}", self.launch.id, fault.chain()));
@@ -278,7 +295,7 @@ impl Monitor {
         self.oom = None;
         self.phase = Phase::Ended { init, exit };
         self.control.publish(&Reply::Exited(exit), &self.poller);
-        self.attach.end(&self.poller);
+        self.reader.end(&self.poller);
     }
 
     fn serve_client(&mut self, slot: Slot) {

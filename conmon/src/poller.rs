@@ -1,4 +1,4 @@
-//! The one place where the monitor waits: an epoll instance whose events carry a [`Token`].
+//! The one place where a process of the monitor waits: an epoll instance whose events carry a [`Token`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,6 +25,8 @@ pub(crate) enum Token {
     Terminal,
     /// Somebody connects to the attach socket.
     Attach,
+    /// The keeper's or the reader's: the other one says something, or has ended.
+    Other,
     /// The container's standard input takes bytes again, or never will.
     Input,
     /// Output of the container or of the runtime.
@@ -52,6 +54,7 @@ impl Token {
             Token::Terminal => 3,
             Token::Attach => 4,
             Token::Input => 5,
+            Token::Other => 6,
             Token::Output(channel) => OUTPUTS + channel as u64,
             Token::Client(slot) => CLIENTS + u64::from(slot),
             Token::Attached(slot) => ATTACHED + u64::from(slot),
@@ -66,6 +69,7 @@ impl Token {
             3 => Token::Terminal,
             4 => Token::Attach,
             5 => Token::Input,
+            6 => Token::Other,
             OUTPUTS..CLIENTS => {
                 Token::Output(*Channel::ALL.get(usize::try_from(bits - OUTPUTS).ok()?)?)
             }
@@ -165,7 +169,7 @@ impl Interest {
 }
 
 /// Rounded up, so that a deadline has passed when the wait for it ends.
-fn timespec(duration: Duration) -> Timespec {
+pub(crate) fn timespec(duration: Duration) -> Timespec {
     let duration = duration + Duration::from_micros(50);
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
@@ -180,13 +184,13 @@ mod tests {
     #[test]
     fn every_token_is_read_back_from_its_bits() {
         let sockets = [Token::Control, Token::Console, Token::Terminal, Token::Attach];
-        let fixed = sockets.into_iter().chain([Token::Signals, Token::Input]);
+        let fixed = sockets.into_iter().chain([Token::Signals, Token::Input, Token::Other]);
         let outputs = Channel::ALL.map(Token::Output);
         let clients = (0..=u8::MAX).flat_map(|slot| [Token::Client(slot), Token::Attached(slot)]);
         for token in fixed.chain(outputs).chain(clients) {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));
         }
-        for bits in [6, 15, 19, 255, 768, u64::MAX] {
+        for bits in [7, 15, 19, 255, 768, u64::MAX] {
             assert_eq!(Token::from_bits(bits), None);
         }
     }

@@ -6,15 +6,17 @@
 //! to be called root.
 //!
 //! The programs that it starts have all rights again: they are started as root, and execve(2) gives
-//! root what the bounding set has. For the same reason this is no wall against code of a stranger's in
-//! the monitor, which could start a program as well. It cannot be one as long as the monitor starts
-//! the runtime.
+//! root what the bounding set has. For the same reason this is no wall against code of a stranger's,
+//! which could start a program as well. That is what the [reader](crate::reader) is for: it reads all
+//! that strangers write, has [no rights at all](forswear) and starts nothing.
 
 use std::io;
 
+use rustix::io::Errno;
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities, capabilities_secure_bits,
-    no_new_privs, set_capabilities,
+    capability_is_in_bounding_set, clear_ambient_capability_set, no_new_privs,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
 /// To give the standard streams to the root of a user namespace.
@@ -34,8 +36,11 @@ pub(crate) const LOOK: CapabilitySet = CapabilitySet::SYS_PTRACE;
 /// To take an oom_score_adj below the monitor's own.
 pub(crate) const PROTECT: CapabilitySet = CapabilitySet::SYS_RESOURCE;
 
+/// To take rights out of the bounding set of a reader.
+const FORBID: CapabilitySet = CapabilitySet::SETPCAP;
+
 /// All that is ever used after the start.
-const KEPT: CapabilitySet = GIVE.union(OPEN).union(SIGNAL).union(LOOK).union(PROTECT);
+const KEPT: CapabilitySet = GIVE.union(OPEN).union(SIGNAL).union(LOOK).union(PROTECT).union(FORBID);
 
 /// Gives up for good what is never used, and for now everything.
 ///
@@ -51,6 +56,29 @@ pub(crate) fn give_up() -> io::Result<()> {
     };
     let sets = CapabilitySets { effective: CapabilitySet::empty(), permitted, ..before };
     Ok(set_capabilities(None, sets)?)
+}
+
+/// Gives up everything for good, for this process and all programs that it may start.
+///
+/// # Errors
+/// The first error; what can be given up is given up in any case.
+pub(crate) fn forswear() -> io::Result<()> {
+    let ambient = clear_ambient_capability_set();
+    let bounding = with(FORBID, || CapabilitySet::all().iter().try_for_each(forbid));
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    set_no_new_privs(true)?;
+    ambient?;
+    bounding
+}
+
+fn forbid(right: CapabilitySet) -> io::Result<()> {
+    match capability_is_in_bounding_set(right) {
+        Ok(true) => Ok(remove_capability_from_bounding_set(right)?),
+        // Not there, or unknown to this kernel.
+        Ok(false) | Err(Errno::INVAL) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Does something with this right, if the monitor has it. Makes system calls only, so a forked child

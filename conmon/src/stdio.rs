@@ -1,4 +1,5 @@
-//! The container's standard streams, and the runtime program's while it creates the container.
+//! The container's standard streams, and the runtime program's while it creates the container, as the
+//! [reader](crate::reader) reads them.
 //!
 //! Every stream is read the moment it has something and never waits for whoever consumes it, so
 //! that no reader can stall a container. Until the container is created, what arrives is the
@@ -7,19 +8,18 @@
 //! words they are.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
-use rustix::termios::{OptionalActions, OutputModes, Winsize};
 
-use crate::attach::{Attach, Input};
-use crate::child::Streams;
+use crate::attach::Attach;
+use crate::ends::Outputs;
 use crate::fault::{Fault, Tried};
 use crate::log::{Log, MAX_MESSAGE, Source};
 use crate::poller::{Poller, Token};
+use crate::sys::Counters;
 
 /// Bytes of one read: a pipe's default capacity (pipe(7)).
 const READ: usize = 64 * 1024;
@@ -60,9 +60,9 @@ impl Said {
         self.0.drain(..excess);
     }
 
-    /// The last words, without the space around them.
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(self.0.trim_ascii()).into_owned()
+    /// The last words.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
     }
 }
 
@@ -90,6 +90,7 @@ pub(crate) struct Stdio {
     reading: Reading,
     /// What was kept of a stream and, after it, what is read.
     input: Vec<u8>,
+    counters: &'static Counters,
 }
 
 /// Whether the container's standard output is a terminal, and whether somebody holds it open.
@@ -112,13 +113,6 @@ pub(crate) enum Reading {
     Held,
 }
 
-/// Whether the container has a standard input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stdin {
-    Open,
-    Null,
-}
-
 /// What came of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
@@ -129,70 +123,32 @@ pub(crate) enum Read {
     End,
 }
 
-/// An input that has ended already. Not /dev/null: crun gives a container's stdio to the container's
-/// user, and the node's own device would be his.
-fn ended() -> io::Result<OwnedFd> {
-    let (read, _) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    Ok(read)
-}
-
 impl Stdio {
-    /// Makes the pipes of a container without a terminal, and their other ends for the runtime.
-    pub(crate) fn pipes(
-        stdin: Stdin,
+    /// Reads these streams. The standard output may be a terminal, of which it is not known then
+    /// whether somebody holds it open.
+    pub(crate) fn new(
+        outputs: Outputs,
+        terminal: bool,
         reading: Reading,
+        counters: &'static Counters,
         poller: &Poller,
-    ) -> Result<(Stdio, Input, Streams), Fault> {
-        let tried = || "make the container's pipes".to_owned();
-        let mut stdio = Stdio::new(reading);
-        let (input, stdin) = match stdin {
-            Stdin::Open => {
-                let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).tried(tried)?;
-                set_nonblocking(&write).tried(tried)?;
-                (Input::pipe(write), read)
-            }
-            Stdin::Null => (Input::closed(), ended().tried(tried)?),
-        };
-        let stdout = stdio.open_pipe(Channel::Stdout, poller).tried(tried)?;
-        let stderr = stdio.open_pipe(Channel::Stderr, poller).tried(tried)?;
-        Ok((stdio, input, Streams { stdin, stdout, stderr }))
-    }
-
-    /// Makes what the runtime program needs to create a container with a terminal.
-    pub(crate) fn terminal(
-        stdin: Stdin,
-        reading: Reading,
-        poller: &Poller,
-    ) -> Result<(Stdio, Input, Streams), Fault> {
-        let tried = || "make the runtime's pipe".to_owned();
-        let mut stdio = Stdio::new(reading);
-        let stderr = stdio.open_pipe(Channel::Runtime, poller).tried(tried)?;
-        let stdout = stderr.try_clone().tried(tried)?;
-        let input = match stdin {
-            Stdin::Open => Input::awaited(),
-            Stdin::Null => Input::closed(),
-        };
-        let stdin = ended().tried(tried)?;
-        Ok((stdio, input, Streams { stdin, stdout, stderr }))
-    }
-
-    fn new(reading: Reading) -> Stdio {
-        Stdio {
+    ) -> io::Result<Stdio> {
+        let mut stdio = Stdio {
             streams: [const { None }; 3],
-            terminal: Terminal::None,
+            terminal: if terminal { Terminal::Open } else { Terminal::None },
             reading,
             input: Vec::with_capacity(MAX_MESSAGE + READ),
+            counters,
+        };
+        for (channel, fd) in Channel::ALL.into_iter().zip(outputs) {
+            if let Some(fd) = fd {
+                stdio.open(channel, fd, poller)?;
+            }
         }
-    }
-
-    fn open_pipe(&mut self, channel: Channel, poller: &Poller) -> io::Result<OwnedFd> {
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        self.open(channel, read, poller)?;
-        Ok(write)
+        Ok(stdio)
     }
 
     fn open(&mut self, channel: Channel, fd: OwnedFd, poller: &Poller) -> io::Result<()> {
-        set_nonblocking(&fd)?;
         if self.reading == Reading::AtOnce {
             poller.add(&fd, Token::Output(channel))?;
         }
@@ -219,26 +175,11 @@ impl Stdio {
         Ok(())
     }
 
-    /// Takes the container's terminal: all its output is standard output. Returns its input.
-    pub(crate) fn adopt_terminal(&mut self, master: OwnedFd, poller: &Poller) -> io::Result<Input> {
-        // COMPAT: the terminal ends lines with CR LF, which is what kubectl expects of a TTY; a
-        // runtime may have switched that off.
-        let mut attributes = rustix::termios::tcgetattr(&master)?;
-        attributes.output_modes |= OutputModes::ONLCR;
-        rustix::termios::tcsetattr(&master, OptionalActions::Now, &attributes)?;
-        // A descriptor of its own, which the poller knows apart from that of the output.
-        let input = rustix::io::fcntl_dupfd_cloexec(&master, 3)?;
+    /// Takes the container's terminal: all its output is standard output.
+    pub(crate) fn adopt_terminal(&mut self, master: OwnedFd, poller: &Poller) -> io::Result<()> {
         self.open(Channel::Stdout, master, poller)?;
         self.terminal = Terminal::Open;
-        Ok(Input::terminal(input))
-    }
-
-    /// Sets the size of the container's terminal.
-    pub(crate) fn resize(&self, rows: u16, cols: u16) -> Result<(), Fault> {
-        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
-        let master = self.streams[Channel::Stdout as usize].as_ref();
-        let master = master.ok_or(Errno::NOTTY).tried(|| "find the terminal".to_owned())?;
-        rustix::termios::tcsetwinsize(&master.fd, size).tried(|| "resize the terminal".to_owned())
+        Ok(())
     }
 
     /// Reads from a stream once and hands what comes to `sink`.
@@ -256,13 +197,17 @@ impl Stdio {
             Err(_) => Read::End,
         };
         match (sink, result) {
-            (Sink::Container { log, attach }, Read::Bytes(_)) => {
+            (Sink::Container { log, attach }, Read::Bytes(count)) => {
+                self.counters.held.fetch_add(count as u64, Ordering::Relaxed);
                 attach.output(stream.source, &self.input[kept..], poller);
                 let rest = log.write(stream.source, &self.input);
-                stream.kept.extend_from_slice(&self.input[self.input.len() - rest..]);
+                let done = self.input.len() - rest;
+                stream.kept.extend_from_slice(&self.input[done..]);
+                self.counters.done(log, done);
             }
             (Sink::Container { log, .. }, Read::End) if self.terminal == Terminal::None => {
                 log.write_last(stream.source, &self.input);
+                self.counters.done(log, kept);
             }
             (Sink::Container { .. }, _) => stream.kept.extend_from_slice(&self.input[..kept]),
             (Sink::Said(said), _) => said.hear(&self.input),
@@ -327,6 +272,7 @@ impl Stdio {
         }
         for stream in self.streams.iter_mut().flatten() {
             log.write_last(stream.source, &stream.kept);
+            self.counters.done(log, stream.kept.len());
             stream.kept = Vec::new();
         }
         if matches!(self.terminal, Terminal::Idle { .. }) {
@@ -337,7 +283,10 @@ impl Stdio {
     }
 }
 
-fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
-    let flags = rustix::fs::fcntl_getfl(&fd)?;
-    Ok(rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?)
+impl Counters {
+    /// So many bytes that were read are in the log, or lost.
+    fn done(&self, log: &Log, bytes: usize) {
+        self.lost.store(log.lost_bytes(), Ordering::Relaxed);
+        self.held.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::atomic::AtomicU64;
 use std::{mem, ptr};
 
 use crate::rights;
@@ -26,11 +27,41 @@ pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
     }
 }
 
+/// Closes every descriptor but the standard streams and these, which may be in any order.
+///
+/// Only for a child after its fork, which neither uses nor drops what it does not name here.
+pub(crate) fn close_all_but(kept: &[RawFd]) -> io::Result<()> {
+    let mut kept = kept.to_vec();
+    kept.sort_unstable();
+    let mut first = libc::STDERR_FILENO + 1;
+    for fd in kept {
+        if fd > first {
+            // SAFETY: close_range takes integers only. That nothing uses the descriptors in the
+            // range any more is the caller's duty stated above.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+            if result != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        first = first.max(fd + 1);
+    }
+    close_from(first)
+}
+
 /// Makes `fd` standard output, too. What standard output was is closed.
 pub(crate) fn replace_stdout(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: dup2 takes integers; `fd` is open as long as it is borrowed, and nothing owns
-    // descriptor 1: std only borrows it for each write.
-    match unsafe { libc::dup2(fd.as_raw_fd(), libc::STDOUT_FILENO) } {
+    replace(fd, libc::STDOUT_FILENO)
+}
+
+/// Makes `fd` standard error, too. What standard error was is closed.
+pub(crate) fn replace_stderr(fd: BorrowedFd<'_>) -> io::Result<()> {
+    replace(fd, libc::STDERR_FILENO)
+}
+
+fn replace(fd: BorrowedFd<'_>, stream: RawFd) -> io::Result<()> {
+    // SAFETY: dup2 takes integers; `fd` is open as long as it is borrowed, and nothing owns a
+    // standard stream: std only borrows it for each write.
+    match unsafe { libc::dup2(fd.as_raw_fd(), stream) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
@@ -143,6 +174,55 @@ pub(crate) fn fork() -> io::Result<Fork> {
         pid => rustix::process::Pid::from_raw(pid)
             .map(|child| Fork::Parent { child })
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData)),
+    }
+}
+
+/// Ends this process at once. Nothing that the process it was forked from has prepared for its own
+/// end is done.
+pub(crate) fn exit_now(code: u8) -> ! {
+    // SAFETY: _exit takes an integer and does not return.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Refuses this process the system calls that `program` refuses, for good. It must have
+/// `no_new_privs`.
+pub(crate) fn filter_calls(program: &mut [libc::sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    // Without the flag older kernels slow the process down (the mitigation of speculative store
+    // bypass); it has nobody's secrets.
+    let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    // SAFETY: the kernel copies `len` instructions of a slice that lives longer than the call, and
+    // checks them.
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What a forked child counts and its parent reads, also after the child's end.
+#[derive(Default)]
+pub(crate) struct Counters {
+    /// Bytes of output that could not be written.
+    pub(crate) lost: AtomicU64,
+    /// Bytes of output that are read and not yet written.
+    pub(crate) held: AtomicU64,
+}
+
+impl Counters {
+    /// Makes counters that are shared with all children that are forked from now on.
+    pub(crate) fn share() -> io::Result<&'static Counters> {
+        let length = mem::size_of::<Counters>();
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let page = unsafe { libc::mmap(ptr::null_mut(), length, access, flags, -1, 0) };
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the mapping is as long as `Counters`, aligned to a page and never unmapped. All
+        // zeros is a valid value, and atomics may be changed by others at any time.
+        Ok(unsafe { &*page.cast::<Counters>() })
     }
 }
 

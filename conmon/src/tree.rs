@@ -27,20 +27,23 @@ pub(crate) struct Tree {
     members: Vec<Member>,
     /// This process, which may be the tree's root but is never killed.
     own: Process,
+    /// A child of this process that is no part of the tree either.
+    spared: Option<i32>,
 }
 
 impl Tree {
     /// The tree below a process, which may have ended.
     pub(crate) fn of(root: Process) -> Tree {
         let own = Process::look_at(Pid::as_raw(Some(rustix::process::getpid())));
-        let mut tree = Tree { members: Vec::new(), own };
+        let mut tree = Tree { members: Vec::new(), own, spared: None };
         tree.add(root);
         tree
     }
 
-    /// The tree below this process: its children, and what they have started.
-    pub(crate) fn below_self() -> Tree {
-        Tree::of(Process::look_at(Pid::as_raw(Some(rustix::process::getpid()))))
+    /// The tree below this process: its children, and what they have started, but for one child.
+    pub(crate) fn below_self(spared: Option<i32>) -> Tree {
+        let tree = Tree::of(Process::look_at(Pid::as_raw(Some(rustix::process::getpid()))));
+        Tree { spared, ..tree }
     }
 
     /// Adds another root, with its group and session as far as they are not this process's.
@@ -77,7 +80,7 @@ impl Tree {
 
     /// Looks at all processes once, and stops those that belong to the tree.
     fn stop(&mut self) -> usize {
-        let (own, members) = (self.own.pid, &mut self.members);
+        let (own, spared, members) = (self.own.pid, self.spared, &mut self.members);
         let mut alive = 0;
         let mut see = |pid: i32, stat: &procfs::Stat| {
             let this = Member { pid, start_time: stat.start_time };
@@ -86,7 +89,7 @@ impl Tree {
             let knows = |wanted: i32| members.iter().any(|member| member.pid == wanted);
             let known = knows(pid);
             let related = || [stat.parent, stat.group, stat.session].into_iter().any(knows);
-            if pid <= 1 || pid == own || !(known || related()) {
+            if pid <= 1 || pid == own || spared == Some(pid) || !(known || related()) {
                 return;
             }
             if !known && members.len() < MAX_MEMBERS {

@@ -262,12 +262,22 @@ fn memory(node: &Node, image: &str, pods: usize, idle: u64, report: &mut Report)
         std::thread::sleep(Duration::from_secs(1));
     }
     let monitor = layout::monitor()?.canonicalize()?;
-    let monitors = host::processes_of(node.dir(), Some(node.cgroup()))
+    let is_monitor =
+        |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == monitor);
+    let processes = host::processes_of(node.dir(), Some(node.cgroup()));
+    // A monitor is two processes, of which one is the other's child.
+    let monitors = processes
         .iter()
-        .filter(|process| {
-            std::fs::read_link(format!("/proc/{}/exe", process.pid)).is_ok_and(|exe| exe == monitor)
+        .map(|process| process.pid)
+        .filter(|pid| is_monitor(*pid))
+        .filter_map(|pid| {
+            let mut children = host::children_of(pid).into_iter().map(|child| child.pid);
+            let reader = children.find(|pid| is_monitor(*pid))?;
+            Some((pid, reader))
         })
-        .map(|process| Ok(host::pss_kib(process.pid)? as f64 / 1024.0))
+        .map(|(keeper, reader)| {
+            Ok((host::pss_kib(keeper)? + host::pss_kib(reader)?) as f64 / 1024.0)
+        })
         .collect::<Result<Vec<f64>>>()?;
     ensure!(monitors.len() >= pods, "{} monitors for {pods} containers", monitors.len());
     let busy = host::pss_kib(node.pid()?)? as f64 / 1024.0;

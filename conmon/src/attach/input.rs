@@ -61,6 +61,11 @@ impl Input {
         matches!(self.state, State::Awaited | State::Open { .. })
     }
 
+    /// Whether nobody can write to it any more.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
     /// Whether input of clients is to be read now.
     pub(super) fn has_room(&self) -> bool {
         matches!(self.state, State::Open { .. }) && self.pending.is_empty()

@@ -3,12 +3,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use conmon::Launch;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::fault::{Fault, Tried};
 use crate::rights;
 
 /// The place of a log.
@@ -26,17 +27,18 @@ impl Place {
         Some(Place { path, base: launch.log_dir.clone() })
     }
 
-    /// The whole path.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Opens what is there, or creates a file. No directory is made.
+    /// Opens the file that is there, or creates one. No directory is made.
     ///
     /// # Errors
-    /// Those of openat2(2); in words, when a link is on the way.
-    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
-        rights::with(rights::OPEN, || self.open_with_rights())
+    /// Those of openat2(2); in words, when a link is on the way or what is there is no file.
+    pub(crate) fn open(&self) -> Result<OwnedFd, Fault> {
+        let tried = || format!("open log {}", self.path.display());
+        let file = rights::with(rights::OPEN, || self.open_with_rights()).tried(tried)?;
+        let stat = rustix::fs::fstat(&file).tried(tried)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::other("not a regular file")).tried(tried);
+        }
+        Ok(file)
     }
 
     fn open_with_rights(&self) -> io::Result<OwnedFd> {

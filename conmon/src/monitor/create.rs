@@ -10,7 +10,6 @@ use super::{Monitor, Phase};
 use crate::child::{self, Claimed};
 use crate::fault::complain;
 use crate::oom::OomCounter;
-use crate::stdio::{Channel, Read, Sink};
 use crate::tree::Tree;
 use crate::{procfs, report};
 
@@ -24,19 +23,14 @@ impl Monitor {
     /// The console socket has something: the terminal, or at least a connection.
     pub(super) fn receive_terminal(&mut self) {
         let Some(console) = &mut self.console else { return };
-        let master = match console.receive(&self.poller) {
+        let taken = match console.receive(&self.poller) {
             Ok(None) => return,
-            Ok(Some(master)) => self.stdio.adopt_terminal(master, &self.poller),
+            Ok(Some(master)) => self.reader.take_terminal(master, &self.poller),
             Err(error) => Err(error),
         };
-        match master {
-            Ok(input) => {
-                // The terminal is enough; the socket is closed and its name removed.
-                self.console = None;
-                if self.launch.stdin {
-                    self.attach.set_input(input, &self.poller);
-                }
-            }
+        match taken {
+            // The terminal is enough; the socket is closed and its name removed.
+            Ok(()) => self.console = None,
             Err(error) => self.fail(&format!("receive the terminal from the runtime: {error}")),
         }
     }
@@ -44,10 +38,6 @@ impl Monitor {
     /// The runtime program has ended.
     pub(super) fn runtime_ended(&mut self, code: u8) {
         self.receive_terminal();
-        // What is in the pipes of a container that was restored is its own.
-        if code != 0 || !self.launch.restore {
-            self.hear_the_rest();
-        }
         if self.over.is_some() {
             return;
         }
@@ -55,12 +45,12 @@ impl Monitor {
             return self.fail(&format!("the runtime ended with status {code}"));
         }
         if self.console.is_some() {
-            return self.fail("the runtime has sent no terminal");
+            return self.fail_after_all("the runtime has sent no terminal");
         }
         let path = self.launch.dir.join(PID);
         match procfs::read_pid_file(&path) {
             Ok(pid) => self.created(pid),
-            Err(error) => self.fail(&format!("read {}: {error}", path.display())),
+            Err(error) => self.fail_after_all(&format!("read {}: {error}", path.display())),
         }
     }
 
@@ -70,7 +60,7 @@ impl Monitor {
             Claimed::Child(process) => process,
             Claimed::Ended(ended) => ended.process,
             Claimed::Stranger => {
-                return self.fail(&format!(
+                return self.fail_after_all(&format!(
                     "the runtime says it created {pid}, which is no child of the monitor"
                 ));
             }
@@ -82,15 +72,12 @@ impl Monitor {
                 }
             })
             .ok();
-        if let Phase::Creating { said, .. } = &self.phase
-            && !said.text().is_empty()
-        {
-            complain(format_args!("{}: the runtime says: {}", self.launch.id, said.text()));
+        // Before anybody hears of the container and starts it.
+        let said = self.reader.created(&self.poller);
+        if !said.is_empty() {
+            complain(format_args!("{}: the runtime says: {said}", self.launch.id));
         }
         self.phase = Phase::Living { init };
-        if let Err(fault) = self.stdio.read_on(&self.poller) {
-            complain(format_args!("{}: {}", self.launch.id, fault.chain()));
-        }
         let reply = Reply::Created { pid, start_time: init.start_time };
         self.control.publish(&reply, &self.poller);
         report::send(&reply);
@@ -102,46 +89,64 @@ impl Monitor {
 
     pub(super) fn create_timed_out(&mut self) {
         let timeout = self.launch.create_timeout.as_millis();
-        self.hear_the_rest();
         self.fail(&format!("the runtime did not create the container within {timeout} ms"));
     }
 
     /// The container is not created. Nothing that the runtime has started stays alive; its files
     /// are for `runtime delete`, that is for the daemon, to remove.
     fn fail(&mut self, why: &str) {
-        let Phase::Creating { said, .. } = &self.phase else { return };
-        let said = said.text();
+        if matches!(self.phase, Phase::Creating { .. }) && self.over.is_none() {
+            let said = self.reader.last_words(&self.poller);
+            self.fail_saying(why, &said);
+        }
+    }
+
+    /// Fails though the runtime has ended well. What comes from a container that was restored is its
+    /// own, and explains nothing.
+    fn fail_after_all(&mut self, why: &str) {
+        if self.launch.restore { self.fail_saying(why, "") } else { self.fail(why) }
+    }
+
+    fn fail_saying(&mut self, why: &str, said: &str) {
         let message = if said.is_empty() { why.to_owned() } else { format!("{why}: {said}") };
-        clear();
-        self.attach.fail(&message, &self.poller);
+        self.clear();
+        self.reader.fail(&message, &self.poller);
+        self.wait_for_reader();
         let reply = Reply::Failed { message };
         self.control.publish(&reply, &self.poller);
         report::send(&reply);
         self.over = Some(ExitCode::FAILURE);
     }
 
-    fn hear_the_rest(&mut self) {
-        let Phase::Creating { said, .. } = &mut self.phase else { return };
-        for channel in Channel::ALL {
-            // A terminal holds no words of the runtime, but the first ones of a container.
-            if channel == Channel::Stdout && self.launch.terminal {
-                continue;
-            }
-            while let Read::Bytes(_) = self.stdio.pump(channel, Sink::Said(said), &self.poller) {}
+    /// Kills the runtime program and everything else below the monitor but its reader, and reaps it.
+    ///
+    /// This and what follows is the one place that waits outside of the loop: the monitor ends after
+    /// it, and whoever hears that the create has failed must find nothing of it alive.
+    fn clear(&mut self) {
+        let until = Instant::now() + CLEAR_LIMIT;
+        let mut tree = Tree::below_self(self.reader.pid());
+        while tree.kill() > 0 && Instant::now() < until {
+            self.reap();
+            std::thread::sleep(CLEAR_ROUND);
+        }
+        self.reap();
+    }
+
+    /// The reader has told its clients when it has ended.
+    fn wait_for_reader(&mut self) {
+        let until = Instant::now() + CLEAR_LIMIT;
+        self.reap();
+        while self.reader.pid().is_some() && Instant::now() < until {
+            std::thread::sleep(CLEAR_ROUND);
+            self.reap();
         }
     }
-}
 
-/// Kills the runtime program and everything else below the monitor, and reaps it.
-///
-/// This is the one place that waits outside of the loop: the monitor ends after it, and whoever
-/// hears that the create has failed must find nothing of it alive.
-fn clear() {
-    let until = Instant::now() + CLEAR_LIMIT;
-    let mut tree = Tree::below_self();
-    while tree.kill() > 0 && Instant::now() < until {
-        while child::next_ended().is_some() {}
-        std::thread::sleep(CLEAR_ROUND);
+    fn reap(&mut self) {
+        while let Some(ended) = child::next_ended() {
+            if self.reader.is(ended.process.pid) {
+                self.reader.ended();
+            }
+        }
     }
-    while child::next_ended().is_some() {}
 }

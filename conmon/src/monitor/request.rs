@@ -1,8 +1,10 @@
 //! What the daemon asks for, carried out.
 
+use std::time::Instant;
+
 use conmon::{Reply, Request};
 
-use super::{Monitor, Phase};
+use super::{FAREWELL, Monitor, Phase};
 use crate::control::Slot;
 use crate::exec::Order;
 use crate::fault::Fault;
@@ -15,9 +17,9 @@ impl Monitor {
                 self.control.subscribe(slot);
                 Some(self.state())
             }
-            Request::ReopenLog => Some(self.while_living(|monitor| monitor.log.reopen())),
+            Request::ReopenLog => self.reopen_log(slot),
             Request::Resize { rows, cols } => Some(if self.launch.terminal {
-                self.while_living(|monitor| monitor.stdio.resize(rows, cols))
+                self.while_living(|monitor| monitor.reader.resize(rows, cols))
             } else {
                 failed("the container has no terminal")
             }),
@@ -55,11 +57,24 @@ impl Monitor {
         }
     }
 
+    /// Opens the log anew. If that fails, the old file stays in use and none is created.
+    fn reopen_log(&mut self, slot: Slot) -> Option<Reply> {
+        let mut moved = true;
+        let reply = self.while_living(|monitor| {
+            if let Some(place) = &monitor.place {
+                moved = monitor.reader.move_log(place.open()?, slot, &monitor.poller)?;
+            }
+            Ok(())
+        });
+        // The old file gets lines until the reader has answered.
+        Some(reply).filter(|reply| moved || *reply != Reply::Ok)
+    }
+
     fn close_stdin(&mut self) -> Reply {
         if self.launch.terminal {
             return failed("a terminal's input cannot be closed");
         }
-        self.attach.close_input(&self.poller);
+        self.reader.close_input(&self.poller);
         Reply::Ok
     }
 
@@ -78,7 +93,8 @@ impl Monitor {
         self.execs.kill_all();
         // Into the socket's buffer, which outlives this process.
         self.control.send(slot, &Reply::Ok, &self.poller);
-        self.dismissed = true;
+        self.reader.dismiss(&self.poller);
+        self.dismissed = Some(Instant::now() + FAREWELL);
         None
     }
 }

@@ -321,13 +321,13 @@ fn nothing_is_left_of_clients_that_are_gone() {
     let script = "while [ ! -e /shared/go ]; do sleep 0.02; done; yes | head -c 3000000; exec cat";
     let container = with_stdin(Runtime::Crun, script).create();
     container.start();
-    let monitor = format!("/proc/{}", container.monitor.id());
+    let reader = format!("/proc/{}", container.reader());
     let kibibytes = || {
-        let text = fs::read_to_string(format!("{monitor}/smaps_rollup")).unwrap();
+        let text = fs::read_to_string(format!("{reader}/smaps_rollup")).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     };
-    let descriptors = || fs::read_dir(format!("{monitor}/fd")).unwrap().count();
+    let descriptors = || fs::read_dir(format!("{reader}/fd")).unwrap().count();
     let before = (kibibytes(), descriptors());
     let clients: Vec<_> = (0..16).map(|_| Attached::with_input(&container.dir)).collect();
     fs::write(container.shared("go"), "").unwrap();

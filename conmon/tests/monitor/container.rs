@@ -11,7 +11,7 @@ use conmon::{CONSOLE, EXIT, Exit, Launch, PID, Reply, Request};
 
 use crate::bundle::{Bundle, Wish};
 use crate::client::Client;
-use crate::waiting::{PATIENCE, eventually};
+use crate::waiting::{PATIENCE, eventually, is_alive, status_field};
 
 pub(crate) struct Container {
     pub(crate) wish: Wish,
@@ -162,6 +162,20 @@ impl Container {
         self.monitor.wait().unwrap()
     }
 
+    /// The reader of the monitor; waits for it to have its name, and so its confinement.
+    pub(crate) fn reader(&self) -> i32 {
+        let mut reader = None;
+        eventually("a reader that is at work", || {
+            reader = children(self.monitor.id()).into_iter().find(|pid| {
+                let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+                let field = |name: &str| status_field(&status, name);
+                field("Name") == "conmon-reader" && field("Seccomp") == "2" && is_alive(*pid)
+            });
+            reader.is_some()
+        });
+        reader.unwrap()
+    }
+
     /// The lines of the log as stream, tag and message.
     pub(crate) fn log_lines(&self) -> Vec<(String, String, String)> {
         log_lines(&self.log)
@@ -182,6 +196,12 @@ impl Container {
     pub(crate) fn wait_for_output(&self, text: &str) {
         eventually(text, || self.output("stdout").contains(text));
     }
+}
+
+/// The children of a process.
+pub(crate) fn children(pid: u32) -> Vec<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 pub(crate) fn log_lines(path: &Path) -> Vec<(String, String, String)> {

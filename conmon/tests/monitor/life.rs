@@ -3,13 +3,13 @@
 use std::fs;
 
 use conmon::{Reply, Request};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
 use crate::bundle::{Runtime, Wish};
 use crate::client::Client;
-use crate::container::{Container, Plan};
+use crate::container::{Container, Plan, children};
 use crate::tmpfs::Tmpfs;
-use crate::waiting::{eventually, is_alive, processes_with, status_field, unique_seconds};
+use crate::waiting::{eventually, is_alive, kill, processes_with, status_field, unique_seconds};
 use crate::with_each_runtime;
 
 with_each_runtime! {
@@ -19,10 +19,6 @@ with_each_runtime! {
     a_container_killed_before_its_start_has_its_code
     nothing_of_the_monitor_leaks_into_the_container
     children_that_hold_the_pipes_do_not_delay_the_exit
-}
-
-fn kill(pid: i32, signal: Signal) {
-    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
 fn an_exit_code_is_told_kept_and_written(runtime: Runtime) {
@@ -152,13 +148,10 @@ fn orphans_of_a_container_without_a_pid_namespace_are_reaped() {
     let mut wish = Wish::script(Runtime::Crun, "(sleep 0.1 &); exec sleep 1000");
     wish.own_pids = false;
     let container = Container::run(wish);
-    let monitor = container.monitor.id();
-    let children = || {
-        let path = format!("/proc/{monitor}/task/{monitor}/children");
-        fs::read_to_string(path).unwrap().split_whitespace().count()
-    };
-    eventually("the orphan came to the monitor", || children() == 2);
-    eventually("the orphan is reaped", || children() == 1);
+    // Besides the container's init and the reader.
+    let children = || children(container.monitor.id()).len();
+    eventually("the orphan came to the monitor", || children() == 3);
+    eventually("the orphan is reaped", || children() == 2);
 }
 
 #[test]

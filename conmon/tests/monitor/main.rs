@@ -19,6 +19,7 @@ mod exec;
 mod life;
 mod log;
 mod pause;
+mod reader;
 mod terminal;
 
 /// Makes of each function a test with runc and one with crun.

@@ -300,11 +300,11 @@ pub(crate) fn a_shared_process_namespace_has_our_pause(fixture: &Fixture) -> Res
 fn no_pause_without_need(node: &Node, image: &str) -> Result<()> {
     let config = request::container("alone", image, &["/bin/sleep", "1000"]);
     run_in(node, request::pod(node, "alone"), config)?;
-    eventually("only the container's process and its monitor", END, || {
+    eventually("only the container's process, its monitor and the monitor's reader", END, || {
         let daemon = node.pid()?;
         let mut processes = host::processes_of(node.dir(), Some(node.cgroup()));
         processes.retain(|process| process.pid != daemon);
-        ensure!(processes.len() == 2, "{processes:?}");
+        ensure!(processes.len() == 3, "{processes:?}");
         Ok(())
     })
 }
@@ -333,8 +333,8 @@ pub(crate) fn the_nodes_console_is_not_a_containers(fixture: &Fixture) -> Result
 pub(crate) fn a_monitor_has_no_rights_but_for_the_calls_that_need_them(
     fixture: &Fixture,
 ) -> Result<()> {
-    /// CHOWN, DAC_OVERRIDE, KILL, SYS_PTRACE and SYS_RESOURCE.
-    const KEPT: u64 = 1 | 1 << 1 | 1 << 5 | 1 << 19 | 1 << 24;
+    /// CHOWN, DAC_OVERRIDE, KILL, SETPCAP, SYS_PTRACE and SYS_RESOURCE.
+    const KEPT: u64 = 1 | 1 << 1 | 1 << 5 | 1 << 8 | 1 << 19 | 1 << 24;
     let node = fixture.node();
     let image = fixture.busybox(&node)?;
     for handler in ["runc", "crun"] {
@@ -351,7 +351,7 @@ pub(crate) fn a_monitor_has_no_rights_but_for_the_calls_that_need_them(
             let lines: Vec<String> = status.lines().map(str::to_owned).collect();
             ensure!(hex(&lines, "CapEff")? == 0 && hex(&lines, "CapInh")? == 0, "{status}");
             ensure!(hex(&lines, "CapPrm")? & !KEPT == 0, "{status}");
-            Ok(())
+            reader(monitor).map(drop)
         };
         has_none()?;
         // What takes rights works: another process, the end of one of another user, a new log that
@@ -377,9 +377,35 @@ pub(crate) fn a_monitor_has_no_rights_but_for_the_calls_that_need_them(
             Ok(())
         })?;
         has_none()?;
+        // What strangers may have taken over is followed by another, with no more rights.
+        host::kill_process(reader(monitor)?);
+        exec(&node, &running.id, &["/bin/true"])?;
+        eventually("it has another reader", END, || reader(monitor))?;
+        let size = fs::metadata(running.log())?.len();
+        eventually("it writes to the log", END, || {
+            ensure!(fs::metadata(running.log())?.len() > size);
+            Ok(())
+        })?;
         node.cri().drop_pod(&pod)?;
     }
     Ok(())
+}
+
+/// The process of a monitor that reads what its container writes. It has no rights at all.
+fn reader(monitor: u32) -> Result<u32> {
+    let is_reader = |pid: &u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name == "conmon-reader\n")
+    };
+    let mut children = host::children_of(monitor).into_iter().map(|child| child.pid);
+    let reader = children.find(is_reader).context("no reader")?;
+    let status = fs::read_to_string(format!("/proc/{reader}/status"))?;
+    let lines: Vec<String> = status.lines().map(str::to_owned).collect();
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        ensure!(hex(&lines, set)? == 0, "{status}");
+    }
+    ensure!(field(&lines, "NoNewPrivs")? == "1" && field(&lines, "Seccomp")? == "2", "{status}");
+    Ok(reader)
 }
 
 pub(crate) fn who_sees_the_nodes_processes_gets_into_no_monitor(fixture: &Fixture) -> Result<()> {
@@ -391,14 +417,16 @@ pub(crate) fn who_sees_the_nodes_processes_gets_into_no_monitor(fixture: &Fixtur
     let mut pod_config = request::host_network_pod(&node, "sees");
     request::namespaces(&mut pod_config).pid = pb::NamespaceMode::Node.into();
     let sees = run_in(&node, pod_config, sleeps("sees"))?;
-    // Root, with the default capabilities.
-    let line = format!(
-        "id -u; cat /proc/{monitor}/comm; for way in fd/0 environ mem ns/mnt root/etc; do \
-         ls /proc/{monitor}/$way/. >/dev/null 2>&1 && echo $way; \
-         head -c 1 /proc/{monitor}/$way >/dev/null 2>&1 && echo $way; done; exit 0"
-    );
-    let said = exec(&node, &sees.id, &["/bin/sh", "-c", &line])?;
-    ensure!(said == "0\nconmon\n", "{said:?}");
+    for (pid, name) in [(monitor, "conmon"), (reader(monitor)?, "conmon-reader")] {
+        // Root, with the default capabilities.
+        let line = format!(
+            "id -u; cat /proc/{pid}/comm; for way in fd/0 environ mem ns/mnt root/etc; do \
+             ls /proc/{pid}/$way/. >/dev/null 2>&1 && echo $way; \
+             head -c 1 /proc/{pid}/$way >/dev/null 2>&1 && echo $way; done; exit 0"
+        );
+        let said = exec(&node, &sees.id, &["/bin/sh", "-c", &line])?;
+        ensure!(said == format!("0\n{name}\n"), "{said:?}");
+    }
     for running in [other, sees] {
         node.cri().drop_pod(&running.pod)?;
     }
