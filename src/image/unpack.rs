@@ -59,6 +59,8 @@ pub use unpacker::gaps as unpacker_gaps;
 pub(super) use unpacker::known_gaps;
 pub(super) use unpacker::{Line, Unpacker};
 
+use error::is_not_given;
+
 use super::digest::Digest;
 use super::gc::Temporary;
 use super::manifest::Descriptor;
@@ -228,27 +230,45 @@ pub(super) fn unpack(
 /// [`UnpackError`]; a part may have been laid over then.
 pub fn lay_over(archive: &File, onto: &Path) -> Result<(), UnpackError> {
     let (unpacker, line) = (Unpacker::default(), Line::new()?);
+    let (reading, writing) = pipe()?;
     let job = Job { limit: MAX_BYTES, windows: Windows::of_checkpoint(), onto: Onto::Tree };
     let dir = layer_dir(onto)?;
-    unpacker.begin(&job, dir.as_fd(), archive.as_fd(), &line)?;
-    listen(&unpacker, &line, dir.as_fd(), job.windows).map(drop)
+    unpacker.begin(&job, dir.as_fd(), reading.as_fd(), &line)?;
+    drop(reading);
+    thread::scope(|scope| {
+        let feeding = thread::Builder::new().name("feed-archive".into());
+        let feeding = feeding.spawn_scoped(scope, move || pass_on(archive, writing));
+        let feeding = feeding.map_err(UnpackError::Thread)?;
+        let heard = listen(&unpacker, &line, dir.as_fd(), job.windows);
+        // As above.
+        line.hang_up();
+        let fed = feeding.join().map_err(|_| UnpackError::Nonsense("a panic".into()))?;
+        fed.map_err(|error| UnpackError::file("read", b"", error))?;
+        heard.map(drop)
+    })
+}
+
+/// Passes on a file that is the node's own: a process that unpacks could change what it can read.
+fn pass_on(mut archive: &File, mut pipe: File) -> io::Result<()> {
+    match io::copy(&mut archive, &mut pipe) {
+        // It has read enough, or told why not.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        passed => passed.map(drop),
+    }
 }
 
 /// The directory as a process may have it that must not leave it.
 fn layer_dir(path: &Path) -> Result<OwnedFd, UnpackError> {
-    let absent = |error: &io::Error| {
-        // A kernel, or a filter around the daemon, without the call.
-        matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
-    };
+    // A mount that cannot be bound elsewhere (mount(8), "unbindable") is EINVAL.
     let directory = match sys::detached::directory(path) {
-        Err(error) if absent(&error) => {
+        Err(error) if is_not_given(&error) => {
             unpacker::miss(format!("a mount of the layer without devices: {error}"));
             sys::detached::directory_with_devices(path)
         }
         opened => opened,
     };
     let directory = match directory {
-        Err(error) if absent(&error) => {
+        Err(error) if is_not_given(&error) => {
             unpacker::miss(format!("a mount of the layer alone: {error}"));
             File::open(path).map(OwnedFd::from)
         }
@@ -290,7 +310,8 @@ fn feed(
     (size, Digest::finish(hash))
 }
 
-/// Hears and answers the process of a layer until it has ended.
+/// Hears and answers the process of a layer until it has ended: not before all ends of its line are
+/// closed, and the unpacker's is only then.
 fn listen(
     unpacker: &Unpacker,
     line: &Line,
@@ -299,19 +320,25 @@ fn listen(
 ) -> Result<(Done, Implied), UnpackError> {
     let nonsense = |what: &'static str| UnpackError::Nonsense(what.into());
     let (mut result, mut implied) = (None, Implied::default());
-    let mut memory = None;
+    let (mut memory, mut ended) = (None, None);
     loop {
         let (packet, fds) = line.receive().map_err(UnpackError::Start)?;
         if packet.is_empty() {
-            return Err(unpacker.lost(line));
+            return match (result, ended) {
+                (Some(Err(error)), _) => Err(error),
+                (Some(Ok(all)), Some(_)) => Ok(all),
+                (None, Some(status)) => {
+                    let how = unpacker::how(ExitStatus::from_raw(status));
+                    Err(UnpackError::Died { how: how.into() })
+                }
+                (_, None) => Err(unpacker.lost(line)),
+            };
         }
         let answer = match Said::decode(&packet) {
             None => return Err(nonsense("a message that is none")),
             Some(Said::Ended(status)) => {
-                return result.unwrap_or_else(|| {
-                    let how = unpacker::how(ExitStatus::from_raw(status));
-                    Err(UnpackError::Died { how: how.into() })
-                });
+                ended = Some(status);
+                continue;
             }
             Some(_) if result.is_some() => return Err(nonsense("more after the last message")),
             Some(Said::Memory(bytes)) if bytes > windows.limit => {

@@ -28,6 +28,8 @@ pub(super) const MAX_IMPLIED: usize = 16 << 20;
 pub(super) struct Ready {
     /// What of its confinement this host does not give, and why.
     pub gaps: Vec<String>,
+    /// What of it could not be had now, though the host gives it: no layer follows.
+    pub failed: Option<UnpackError>,
 }
 
 /// One layer to unpack.
@@ -85,7 +87,8 @@ pub(super) enum Said {
     Done(Done),
     /// It cannot be unpacked.
     Failed(UnpackError),
-    /// The process has ended, with this status (wait(2)).
+    /// The process has ended, with this status (wait(2)). The unpacker says so, but the process may, too:
+    /// that it has ended is sure once the line has.
     Ended(i32),
 }
 

@@ -146,7 +146,7 @@ fn the_unpacker_and_the_process_of_a_layer_have_next_to_nothing() {
         let root = fs::read_dir(format!("/proc/{pid}/root")).expect("its root");
         assert_eq!(root.count(), 0, "files in its root");
         assert_eq!(proc(pid, "mountinfo").lines().count(), 1, "{}", proc(pid, "mountinfo"));
-        for namespace in ["mnt", "net", "ipc", "uts"] {
+        for namespace in ["mnt", "net", "ipc", "uts", "pid"] {
             let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{namespace}")).expect("ns");
             assert_ne!(of(&pid.to_string()), of("self"), "{namespace}");
         }
@@ -160,17 +160,22 @@ fn the_unpacker_and_the_process_of_a_layer_have_next_to_nothing() {
     assert_eq!(limits(worker, "Max data size"), [window.0.clone(), window.0]);
     assert_eq!(limits(worker, "Max file size"), [window.1.clone(), window.1]);
     assert_eq!(limits(worker, "Max processes"), ["0", "0"]);
+    let [addresses, hard] = limits(worker, "Max address space");
+    assert!(addresses == hard && addresses.parse::<u64>().is_ok(), "{addresses} {hard}");
+    let number = |pid| status(pid, "NSpid").split_whitespace().last().map(str::to_owned);
+    assert_eq!(number(unpacker).as_deref(), Some("1"), "the first of its PID namespace");
     // Two filters on the process of a layer, one on the unpacker.
     let filters = |pid| status(pid, "Seccomp_filters");
     assert_eq!((filters(unpacker).as_str(), filters(worker).as_str()), ("1", "2"));
-    // Its bytes, its line, the layer's directory and the file that is being written; nothing else.
+    // Its bytes, its line, the layer's directory, the file that is being written, and a pipe that nobody
+    // reads; nothing else.
     let open = fs::read_dir(format!("/proc/{worker}/fd")).expect("descriptors").flatten();
     let open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
     let kinds: BTreeSet<String> = open
         .map(|link| link.display().to_string())
         .map(|link| link.split(':').next().unwrap_or_default().to_owned())
         .collect();
-    let expected = ["/", "/dev/null", "/second", "pipe", "socket"].map(str::to_owned);
+    let expected = ["/", "/second", "pipe", "socket"].map(str::to_owned);
     assert_eq!(kinds, BTreeSet::from(expected));
     let Halfway { sender, rest, unpacking, lab, unpacker: of_the_pull, .. } = halfway;
     sender.blocking_send(rest).expect("it still reads");
@@ -231,6 +236,36 @@ fn a_process_that_nobody_waits_for_is_killed() {
     eventually("it is gone", || is_gone(worker));
 }
 
+#[test]
+fn an_unpacker_that_hangs_ends_with_its_pull() {
+    let halfway = Halfway::start(&Arc::default());
+    let (unpacker, worker) = (halfway.pid(), halfway.worker());
+    let pid = rustix::process::Pid::from_raw(unpacker.cast_signed()).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stop");
+    halfway.line.hang_up();
+    let Halfway { sender, unpacking, unpacker: of_the_pull, .. } = halfway;
+    drop(sender);
+    let error = unpacking.join().expect("no panic").expect_err("half a layer");
+    assert!(matches!(error, UnpackError::Interrupted), "{error}");
+    drop(of_the_pull);
+    eventually("both are gone", || is_gone(unpacker) && is_gone(worker));
+}
+
+#[test]
+fn what_is_used_up_is_no_gap_of_the_host() {
+    for (errno, given) in
+        [(libc::ENOSYS, false), (libc::EPERM, false), (libc::EINVAL, false)].into_iter().chain(
+            [libc::ENOSPC, libc::ENOMEM, libc::EAGAIN, libc::EMFILE, libc::EUSERS]
+                .map(|e| (e, true)),
+        )
+    {
+        let error = std::io::Error::from_raw_os_error(errno);
+        assert_eq!(!is_not_given(&error), given, "{error}");
+        let error = UnpackError::setup("mount namespace", error);
+        assert!(!given || error.kind() == Kind::Exhausted, "{error:?}");
+    }
+}
+
 /// What comes of what a process says that a layer has taken over; its answers, too.
 fn liar(lie: impl FnOnce(&dyn Fn(&Said, &[BorrowedFd<'_>])) + Send) -> (UnpackError, Vec<Vec<u8>>) {
     let lab = Lab::new();
@@ -261,9 +296,11 @@ fn what_a_process_says_is_not_believed() {
         Said::Done(Done { diff_id, bytes, inodes, opaque: false })
     };
     let failed = || Said::Failed(UnpackError::damaged("a\nlie"));
-    let cases: [(&str, &(dyn Fn() -> Vec<Said> + Sync)); 7] = [
+    let cases: [(&str, &(dyn Fn() -> Vec<Said> + Sync)); 9] = [
         ("too many inodes", &|| vec![done(u64::MAX)]),
         ("done twice", &|| vec![done(1), done(1)]),
+        ("done, and more behind an end that is none", &|| vec![done(1), Said::Ended(0), done(1)]),
+        ("done, without an end", &|| vec![done(1)]),
         ("more behind the end", &|| vec![failed(), done(1)]),
         ("a way out", &|| vec![Said::Implied(b"a/../../etc\0".to_vec())]),
         ("all memory", &|| vec![Said::Memory(u64::MAX)]),
@@ -275,6 +312,9 @@ fn what_a_process_says_is_not_believed() {
         assert!(matches!(error, UnpackError::Nonsense(_)), "{what}: {error}");
     }
     let (error, _) = liar(|say| [failed(), Said::Ended(0)].iter().for_each(|said| say(said, &[])));
+    assert_eq!(error.to_string(), "archive is damaged: alie");
+    // The unpacker has no process for it.
+    let (error, _) = liar(|say| say(&failed(), &[]));
     assert_eq!(error.to_string(), "archive is damaged: alie");
     let (error, _) = liar(|say| say(&Said::Ended(libc::SIGSYS), &[]));
     assert_eq!(error.to_string(), "the unpacker was killed by signal 31 (SIGSYS)");
