@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  pieces ─► sha256 (blob) ═pipe═► inflate ─► sha256 (diff id), bounded ─► tar ─► tree
-//!  └─── threads of the daemon ──┘  └─ a process without rights, one a layer (child.rs) ─┘
+//!  └─── threads of the daemon ──┘  └─ a confined process, one a layer (child.rs) ───────┘
 //! ```
 //!
 //! The daemon hashes the bytes that it passes on, and never looks into them. What the process says of
@@ -15,13 +15,14 @@
 //! INVARIANT: an [`Unpacked`] has the digest, the size and the diff id it should have.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 pub use archive::MAX_EXTENSION;
 pub use node::is_taken;
@@ -76,6 +77,10 @@ const MAX_BYTES: u64 = 256 << 30;
 
 /// Inodes that one layer can have: one an entry, one an undescribed directory, its root.
 const MAX_INODES: u64 = MAX_ENTRIES + MAX_IMPLIED as u64 + 1;
+
+/// How long the process of a layer may work without taking a piece of it, or, after the last one, until
+/// it ends: on the slowest of disks no piece takes nearly as long.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Bytes of a layer that may be on their way to its process.
 const PIPE_BYTES: usize = 1 << 20;
@@ -183,6 +188,8 @@ pub(super) fn unpack(
     pieces: Receiver<Bytes>,
     line: &Line,
 ) -> Result<Unpacked, UnpackError> {
+    let owing = Owing::new(PATIENCE);
+    let owing = &owing;
     let (reading, writing) = pipe()?;
     let windows = Windows::of_layer(layer.max_window);
     let job = Job { limit: layer.limit, windows, onto: Onto::Nothing };
@@ -192,9 +199,9 @@ pub(super) fn unpack(
     let (verdict, judged) = mpsc::channel();
     let (heard, (size, actual)) = thread::scope(|scope| {
         let feeding = thread::Builder::new().name("feed-layer".into());
-        let feeding = feeding.spawn_scoped(scope, move || feed(pieces, writing, &judged));
+        let feeding = feeding.spawn_scoped(scope, move || feed(pieces, writing, &judged, owing));
         let feeding = feeding.map_err(UnpackError::Thread)?;
-        let heard = listen(unpacker, line, dir.as_fd(), windows);
+        let heard = listen(unpacker, line, dir.as_fd(), windows, Some(&place), owing);
         // It has ended; one that answers nonsense does now, and takes no more bytes.
         line.hang_up();
         // What is wrong with an archive does not matter if it is not the right one.
@@ -229,6 +236,8 @@ pub(super) fn unpack(
 /// # Errors
 /// [`UnpackError`]; a part may have been laid over then.
 pub fn lay_over(archive: &File, onto: &Path) -> Result<(), UnpackError> {
+    let owing = Owing::new(PATIENCE);
+    let owing = &owing;
     let (unpacker, line) = (Unpacker::default(), Line::new()?);
     let (reading, writing) = pipe()?;
     let job = Job { limit: MAX_BYTES, windows: Windows::of_checkpoint(), onto: Onto::Tree };
@@ -237,9 +246,9 @@ pub fn lay_over(archive: &File, onto: &Path) -> Result<(), UnpackError> {
     drop(reading);
     thread::scope(|scope| {
         let feeding = thread::Builder::new().name("feed-archive".into());
-        let feeding = feeding.spawn_scoped(scope, move || pass_on(archive, writing));
+        let feeding = feeding.spawn_scoped(scope, move || pass_on(archive, writing, owing));
         let feeding = feeding.map_err(UnpackError::Thread)?;
-        let heard = listen(&unpacker, &line, dir.as_fd(), job.windows);
+        let heard = listen(&unpacker, &line, dir.as_fd(), job.windows, None, owing);
         // As above.
         line.hang_up();
         let fed = feeding.join().map_err(|_| UnpackError::Nonsense("a panic".into()))?;
@@ -249,11 +258,18 @@ pub fn lay_over(archive: &File, onto: &Path) -> Result<(), UnpackError> {
 }
 
 /// Passes on a file that is the node's own: a process that unpacks could change what it can read.
-fn pass_on(mut archive: &File, mut pipe: File) -> io::Result<()> {
-    match io::copy(&mut archive, &mut pipe) {
-        // It has read enough, or told why not.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        passed => passed.map(drop),
+fn pass_on(mut archive: &File, mut pipe: File, owing: &Owing) -> io::Result<()> {
+    let mut piece = vec![0; 128 << 10];
+    loop {
+        owing.begin(true);
+        let length = match archive.read(&mut piece) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        // Why nobody reads on, its process has told.
+        if length == 0 || pipe.write_all(&piece[..length]).is_err() {
+            return Ok(());
+        }
     }
 }
 
@@ -292,9 +308,16 @@ fn feed(
     mut pieces: Receiver<Bytes>,
     pipe: File,
     all_matters: &mpsc::Receiver<bool>,
+    owing: &Owing,
 ) -> (u64, Digest) {
     let (mut pipe, mut hash, mut size) = (Some(pipe), Sha256::new(), 0);
-    while let Some(piece) = pieces.blocking_recv() {
+    let mut next = || {
+        owing.begin(false);
+        let piece = pieces.blocking_recv();
+        owing.begin(true);
+        piece
+    };
+    while let Some(piece) = next() {
         if let Some(reader) = &mut pipe
             && reader.write_all(&piece).is_err()
         {
@@ -317,12 +340,22 @@ fn listen(
     line: &Line,
     dir: BorrowedFd<'_>,
     windows: Windows,
+    place: Option<&Temporary>,
+    owing: &Owing,
 ) -> Result<(Done, Implied), UnpackError> {
     let nonsense = |what: &'static str| UnpackError::Nonsense(what.into());
     let (mut result, mut implied) = (None, Implied::default());
     let (mut memory, mut ended) = (None, None);
+    let mut asked = None;
     loop {
-        let (packet, fds) = line.receive().map_err(UnpackError::Start)?;
+        owing.check()?;
+        // A process that does not look itself finds less than there should be left.
+        room::check(dir, 2)?;
+        // What comes with a packet is closed unseen.
+        let packet = match line.receive() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            received => received.map_err(UnpackError::Start)?.0,
+        };
         if packet.is_empty() {
             return match (result, ended) {
                 (Some(Err(error)), _) => Err(error),
@@ -344,18 +377,22 @@ fn listen(
             Some(Said::Memory(bytes)) if bytes > windows.limit => {
                 return Err(nonsense("a window that is larger than any"));
             }
+            // A decoder asks for a larger window only.
+            Some(Said::Memory(bytes)) if asked.is_some_and(|before| bytes <= before) => {
+                return Err(nonsense("a window that is no larger than the last"));
+            }
             Some(Said::Memory(bytes)) => {
+                asked = Some(bytes);
                 // RACE: nobody may hold a share while he waits for another.
                 drop(memory.take());
+                let waits = Instant::now();
                 memory = Some(memory::NODE.take(bytes));
+                owing.forgive(waits.elapsed());
                 0
             }
-            Some(Said::Opaque) => match &fds[..] {
-                [marked] => mark_opaque(marked.as_fd(), dir),
-                _ => return Err(nonsense("no directory to mark")),
-            },
+            Some(Said::Opaque(path)) => mark_opaque(&path, dir),
             Some(Said::Implied(paths)) => {
-                implied.add(&paths)?;
+                implied.add(&paths, place)?;
                 continue;
             }
             Some(Said::Done(done)) => {
@@ -375,8 +412,48 @@ fn listen(
     }
 }
 
+/// Since when a process has been given what it has not taken.
+#[derive(Debug)]
+struct Owing {
+    since: Mutex<Option<Instant>>,
+    patience: Duration,
+}
+
+impl Owing {
+    fn new(patience: Duration) -> Self {
+        Self { since: Mutex::new(Some(Instant::now())), patience }
+    }
+
+    /// It has taken all so far, and more is there, or is not there yet.
+    fn begin(&self, is_there: bool) {
+        *self.lock() = is_there.then(Instant::now);
+    }
+
+    /// It was others whom it waited for so long.
+    fn forgive(&self, waited: Duration) {
+        if let Some(since) = &mut *self.lock() {
+            *since += waited;
+        }
+    }
+
+    fn check(&self) -> Result<(), UnpackError> {
+        match *self.lock() {
+            Some(since) if since.elapsed() > self.patience => Err(UnpackError::Stuck),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Makes a directory of the layer opaque for its process; 0 or the error.
-fn mark_opaque(marked: BorrowedFd<'_>, layer: BorrowedFd<'_>) -> i32 {
+fn mark_opaque(path: &[u8], layer: BorrowedFd<'_>) -> i32 {
+    let marked = match sys::in_root::open_dir(layer, path) {
+        Ok(marked) => marked,
+        Err(error) => return error.raw_os_error().unwrap_or(libc::EIO),
+    };
     let mount = |of: BorrowedFd<'_>| {
         let wanted = StatxFlags::MNT_ID | StatxFlags::TYPE;
         statx(of, "", AtFlags::EMPTY_PATH, wanted)
@@ -385,7 +462,7 @@ fn mark_opaque(marked: BorrowedFd<'_>, layer: BorrowedFd<'_>) -> i32 {
         let is_dir = FileType::from_raw_mode(marked.stx_mode.into()) == FileType::Directory;
         is_dir && marked.stx_mnt_id == layer.stx_mnt_id
     };
-    let made = match (mount(marked), mount(layer)) {
+    let made = match (mount(marked.as_fd()), mount(layer)) {
         (Ok(of_marked), Ok(of_layer)) if is_of_the_layer(of_marked, of_layer) => {
             node::make_opaque(marked)
         }

@@ -5,7 +5,7 @@
 //! ```text
 //!  daemon ─► unpacker ─► process of a layer        no file system but the layer's directory,
 //!    ▲          │              │  ▲                no network, six capabilities, a short list of
-//!    └── ended ─┘◄── status ───┘  └─ its bytes     system calls, bounded memory
+//!    └── ended ─┘◄── status ───┘  └─ its bytes     system calls, bounded memory, no other process
 //! ```
 //!
 //! The unpacker itself never sees a byte of a layer, so none of them can reach the others.
@@ -49,8 +49,7 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
 /// headers, the names of directories to come back to.
 const OWN_MEMORY: u64 = 96 << 20;
 
-/// Descriptors of the unpacker and of the process of a layer. They need far fewer, but the kernel also
-/// compares it with all descriptors that root's processes are just passing around (unix(7)).
+/// Descriptors of the unpacker and of the process of a layer, which need far fewer.
 const MAX_FDS: u64 = 4096;
 
 /// Bytes of addresses that a process's stack may take.

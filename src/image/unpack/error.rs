@@ -175,6 +175,10 @@ pub enum UnpackError {
         /// How, in words.
         how: Text,
     },
+    /// The process that unpacks hangs.
+    #[error("the unpacker takes nothing more of the layer")]
+    #[serde(skip)]
+    Stuck,
     /// The process that unpacked said what makes no sense.
     #[error("the unpacker answers nonsense: {0}")]
     #[serde(skip)]
@@ -241,6 +245,7 @@ impl Classify for UnpackError {
             | Self::Start(source)
             | Self::Setup { source, .. } => Kind::of_io(source),
             Self::Nonsense(_) => Kind::Internal,
+            Self::Stuck => Kind::TimedOut,
             Self::Interrupted | Self::Died { .. } => Kind::Unavailable,
         }
     }

@@ -10,10 +10,12 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
@@ -25,6 +27,9 @@ use crate::sys::{confine, packets};
 
 /// This program, whatever has become of its file: a package may have been upgraded.
 const PROGRAM: &str = "/proc/self/exe";
+
+/// When to look after a layer of which nothing is heard.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What of their confinement this host does not give, as far as it was found.
 static GAPS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -67,6 +72,8 @@ impl Line {
     /// [`UnpackError::Start`].
     pub(in crate::image) fn new() -> Result<Self, UnpackError> {
         let (ours, theirs) = packets::pair().map_err(UnpackError::Start)?;
+        set_socket_timeout(&ours, Timeout::Recv, Some(LOOK_AGAIN))
+            .map_err(|error| UnpackError::Start(error.into()))?;
         let theirs = Mutex::new(Some(theirs));
         Ok(Self { ours, theirs, hung_up: AtomicBool::new(false), given_up: Notify::new() })
     }
@@ -88,7 +95,7 @@ impl Line {
         self.given_up.notify_one();
     }
 
-    /// One packet of the other end, empty if no more will come.
+    /// One packet of the other end, empty if no more will come; `WouldBlock` if none has for a second.
     pub(super) fn receive(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         packets::receive(&self.ours)
     }

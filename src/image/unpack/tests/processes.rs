@@ -266,8 +266,8 @@ fn what_is_used_up_is_no_gap_of_the_host() {
     }
 }
 
-/// What comes of what a process says that a layer has taken over; its answers, too.
-fn liar(lie: impl FnOnce(&dyn Fn(&Said, &[BorrowedFd<'_>])) + Send) -> (UnpackError, Vec<Vec<u8>>) {
+/// What comes of what a process says that a layer has taken over.
+fn liar(lie: impl FnOnce(&dyn Fn(&Said)) + Send) -> UnpackError {
     let lab = Lab::new();
     fs::create_dir(lab.root()).expect("directory");
     let dir = layer_dir(&lab.root()).expect("the directory");
@@ -275,17 +275,16 @@ fn liar(lie: impl FnOnce(&dyn Fn(&Said, &[BorrowedFd<'_>])) + Send) -> (UnpackEr
     let theirs = line.other_end();
     thread::scope(|scope| {
         let lying = scope.spawn(|| {
-            lie(&|said, fds| {
-                packets::send(&theirs, &said.encode().expect("words"), fds).expect("sent")
-            });
+            lie(&|said| packets::send(&theirs, &said.encode().expect("words"), &[]).expect("sent"));
             rustix::net::shutdown(&theirs, rustix::net::Shutdown::Write).expect("no more");
         });
         let windows = Windows::of_layer(WINDOW);
-        let error = listen(&Unpacker::default(), &line, dir.as_fd(), windows).expect_err("a lie");
+        let owing = Owing::new(PATIENCE);
+        let unpacker = Unpacker::default();
+        let heard = listen(&unpacker, &line, dir.as_fd(), windows, None, &owing);
+        let error = heard.expect_err("a lie");
         lying.join().expect("no panic");
-        line.hang_up();
-        let answers = std::iter::from_fn(|| packets::receive(&theirs).ok().map(|(bytes, _)| bytes));
-        (error, answers.take_while(|answer| !answer.is_empty()).collect())
+        error
     })
 }
 
@@ -304,19 +303,19 @@ fn what_a_process_says_is_not_believed() {
         ("more behind the end", &|| vec![failed(), done(1)]),
         ("a way out", &|| vec![Said::Implied(b"a/../../etc\0".to_vec())]),
         ("all memory", &|| vec![Said::Memory(u64::MAX)]),
-        ("no directory", &|| vec![Said::Opaque]),
+        ("memory for ever", &|| vec![Said::Memory(0), Said::Memory(0)]),
         ("nothing", &Vec::new),
     ];
     for (what, said) in cases {
-        let (error, _) = liar(|say| said().iter().for_each(|said| say(said, &[])));
+        let error = liar(|say| said().iter().for_each(say));
         assert!(matches!(error, UnpackError::Nonsense(_)), "{what}: {error}");
     }
-    let (error, _) = liar(|say| [failed(), Said::Ended(0)].iter().for_each(|said| say(said, &[])));
+    let error = liar(|say| [failed(), Said::Ended(0)].iter().for_each(say));
     assert_eq!(error.to_string(), "archive is damaged: alie");
     // The unpacker has no process for it.
-    let (error, _) = liar(|say| say(&failed(), &[]));
+    let error = liar(|say| say(&failed()));
     assert_eq!(error.to_string(), "archive is damaged: alie");
-    let (error, _) = liar(|say| say(&Said::Ended(libc::SIGSYS), &[]));
+    let error = liar(|say| say(&Said::Ended(libc::SIGSYS)));
     assert_eq!(error.to_string(), "the unpacker was killed by signal 31 (SIGSYS)");
     // Only the daemon itself says that bytes are not those that were asked for.
     assert!(Said::Failed(UnpackError::Interrupted).encode().is_err());
@@ -325,12 +324,40 @@ fn what_a_process_says_is_not_believed() {
 
 #[test]
 fn only_directories_of_the_layer_are_marked_for_a_process() {
-    let elsewhere = tempfile::tempdir().expect("temporary directory");
-    let other = fs::File::open(elsewhere.path()).expect("directory");
-    let (_, answers) = liar(|say| say(&Said::Opaque, &[other.as_fd()]));
-    assert_eq!(answers, [libc::EPERM.to_le_bytes()]);
-    assert!(!node::is_opaque(&other).expect("read"));
-    let null = fs::File::open("/dev/null").expect("device");
-    let (_, answers) = liar(|say| say(&Said::Opaque, &[null.as_fd()]));
-    assert_eq!(answers, [libc::EPERM.to_le_bytes()]);
+    let lab = Lab::new();
+    fs::create_dir_all(lab.root().join("in/deep")).expect("directories");
+    fs::write(lab.root().join("file"), "x").expect("file");
+    symlink(lab.canary(), lab.root().join("out")).expect("link");
+    let dir = layer_dir(&lab.root()).expect("the directory");
+    let mark = |path: &str| mark_opaque(path.as_bytes(), dir.as_fd());
+    let canary = lab.canary();
+    for (path, expected) in [
+        ("in/deep", 0),
+        ("file", libc::ENOTDIR),
+        ("none", libc::ENOENT),
+        ("out", libc::ENOENT),
+        ("../canary", libc::ENOENT),
+        (canary.as_str(), libc::ENOENT),
+        ("in\0", libc::EINVAL),
+    ] {
+        assert_eq!(mark(path), expected, "{path}");
+    }
+    assert!(lab.is_opaque("in/deep") && !lab.is_opaque("in"));
+    assert!(!node::is_opaque(fs::File::open(canary).expect("directory")).expect("read"));
+}
+
+#[test]
+fn a_process_that_takes_nothing_is_not_waited_for() {
+    let lab = Lab::new();
+    fs::create_dir(lab.root()).expect("directory");
+    let dir = layer_dir(&lab.root()).expect("the directory");
+    let line = Line::new().expect("a line");
+    let _silent = line.other_end();
+    let (owing, windows) = (Owing::new(Duration::from_millis(10)), Windows::of_layer(WINDOW));
+    let heard = listen(&Unpacker::default(), &line, dir.as_fd(), windows, None, &owing);
+    let error = heard.expect_err("silence");
+    assert!(matches!(error, UnpackError::Stuck), "{error}");
+    // One that has nothing to take yet is.
+    owing.begin(false);
+    owing.check().expect("patience");
 }
