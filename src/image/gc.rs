@@ -108,6 +108,14 @@ impl Temporary {
         &self.path
     }
 
+    /// A new directory beside it, for what belongs to it and is no part of it.
+    ///
+    /// # Errors
+    /// Those of mkdir(2).
+    pub(super) fn beside(&self, extension: &str) -> io::Result<Self> {
+        Self::create(self.path.with_extension(extension), Arc::clone(&self.trash))
+    }
+
     /// It has been renamed and is somebody else's now.
     pub(super) fn keep(mut self) {
         self.kept = true;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  pieces ─► sha256 (blob) ═pipe═► inflate ─► sha256 (diff id), bounded ─► tar ─► tree
-//!  └─── threads of the daemon ──┘  └─ a process without rights, one a layer (child.rs) ─┘
+//!  └─── threads of the daemon ──┘  └─ a confined process, one a layer (child.rs) ───────┘
 //! ```
 //!
 //! The daemon hashes the bytes that it passes on, and never looks into them. What the process says of
@@ -15,12 +15,12 @@
 //! INVARIANT: an [`Unpacked`] has the digest, the size and the diff id it should have.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,10 +60,11 @@ pub use unpacker::gaps as unpacker_gaps;
 pub(super) use unpacker::known_gaps;
 pub(super) use unpacker::{Line, Unpacker};
 
+use error::is_not_given;
+
 use super::digest::Digest;
 use super::gc::Temporary;
 use super::manifest::Descriptor;
-use super::store::lock;
 use crate::sys;
 use implied::Implied;
 use wire::{Done, Job, MAX_IMPLIED, Onto, Said, Windows};
@@ -77,18 +78,12 @@ const MAX_BYTES: u64 = 256 << 30;
 /// Inodes that one layer can have: one an entry, one an undescribed directory, its root.
 const MAX_INODES: u64 = MAX_ENTRIES + MAX_IMPLIED as u64 + 1;
 
-/// Bytes of a layer that may be on their way to its process.
-const PIPE_BYTES: usize = 1 << 20;
-
-/// How long the process of a layer may neither take bytes that are there nor say anything. What fits
-/// into the pipe may have to be written to a slow disk a hundred times as long.
+/// How long the process of a layer may work without taking a piece of it, or, after the last one, until
+/// it ends: on the slowest of disks no piece takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How often is looked whether it does.
-const LOOK: Duration = Duration::from_secs(10);
-
-/// Questions that it may have: one an entry, and a few for memory.
-const MAX_QUESTIONS: u64 = MAX_ENTRIES + 100;
+/// Bytes of a layer that may be on their way to its process.
+const PIPE_BYTES: usize = 1 << 20;
 
 /// Bytes that any layer may unpack to, however well it compresses.
 const FREE_BYTES: u64 = 1 << 30;
@@ -171,15 +166,13 @@ pub(super) struct Layer {
     limit: u64,
     /// Bytes that a zstd frame may have its decoder keep.
     max_window: u64,
-    /// How long its process may do nothing.
-    patience: Duration,
 }
 
 impl Layer {
     /// The archive `diff_id` in `blob`.
     pub(super) fn new(blob: Descriptor, diff_id: Digest, max_window: u64) -> Self {
         let limit = blob.size.saturating_mul(MAX_RATIO).clamp(FREE_BYTES, MAX_BYTES);
-        Self { blob, diff_id, limit, max_window, patience: PATIENCE }
+        Self { blob, diff_id, limit, max_window }
     }
 }
 
@@ -195,6 +188,8 @@ pub(super) fn unpack(
     pieces: Receiver<Bytes>,
     line: &Line,
 ) -> Result<Unpacked, UnpackError> {
+    let owing = Owing::new(PATIENCE);
+    let owing = &owing;
     let (reading, writing) = pipe()?;
     let windows = Windows::of_layer(layer.max_window);
     let job = Job { limit: layer.limit, windows, onto: Onto::Nothing };
@@ -202,12 +197,11 @@ pub(super) fn unpack(
     unpacker.begin(&job, dir.as_fd(), reading.as_fd(), line)?;
     drop(reading);
     let (verdict, judged) = mpsc::channel();
-    let idle = Idle::new(layer.patience);
     let (heard, (size, actual)) = thread::scope(|scope| {
         let feeding = thread::Builder::new().name("feed-layer".into());
-        let feeding = feeding.spawn_scoped(scope, || feed(pieces, writing, judged, &idle));
+        let feeding = feeding.spawn_scoped(scope, move || feed(pieces, writing, &judged, owing));
         let feeding = feeding.map_err(UnpackError::Thread)?;
-        let heard = listen(unpacker, line, dir.as_fd(), windows, &idle);
+        let heard = listen(unpacker, line, dir.as_fd(), windows, Some(&place), owing);
         // It has ended; one that answers nonsense does now, and takes no more bytes.
         line.hang_up();
         // What is wrong with an archive does not matter if it is not the right one.
@@ -242,30 +236,55 @@ pub(super) fn unpack(
 /// # Errors
 /// [`UnpackError`]; a part may have been laid over then.
 pub fn lay_over(archive: &File, onto: &Path) -> Result<(), UnpackError> {
+    let owing = Owing::new(PATIENCE);
+    let owing = &owing;
     let (unpacker, line) = (Unpacker::default(), Line::new()?);
+    let (reading, writing) = pipe()?;
     let job = Job { limit: MAX_BYTES, windows: Windows::of_checkpoint(), onto: Onto::Tree };
     let dir = layer_dir(onto)?;
-    unpacker.begin(&job, dir.as_fd(), archive.as_fd(), &line)?;
-    // Its bytes are all there from the first moment, so nobody can tell whether it takes them.
-    let idle = Idle::new(PATIENCE);
-    listen(&unpacker, &line, dir.as_fd(), job.windows, &idle).map(drop)
+    unpacker.begin(&job, dir.as_fd(), reading.as_fd(), &line)?;
+    drop(reading);
+    thread::scope(|scope| {
+        let feeding = thread::Builder::new().name("feed-archive".into());
+        let feeding = feeding.spawn_scoped(scope, move || pass_on(archive, writing, owing));
+        let feeding = feeding.map_err(UnpackError::Thread)?;
+        let heard = listen(&unpacker, &line, dir.as_fd(), job.windows, None, owing);
+        // As above.
+        line.hang_up();
+        let fed = feeding.join().map_err(|_| UnpackError::Nonsense("a panic".into()))?;
+        fed.map_err(|error| UnpackError::file("read", b"", error))?;
+        heard.map(drop)
+    })
+}
+
+/// Passes on a file that is the node's own: a process that unpacks could change what it can read.
+fn pass_on(mut archive: &File, mut pipe: File, owing: &Owing) -> io::Result<()> {
+    let mut piece = vec![0; 128 << 10];
+    loop {
+        owing.begin(true);
+        let length = match archive.read(&mut piece) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        // Why nobody reads on, its process has told.
+        if length == 0 || pipe.write_all(&piece[..length]).is_err() {
+            return Ok(());
+        }
+    }
 }
 
 /// The directory as a process may have it that must not leave it.
 fn layer_dir(path: &Path) -> Result<OwnedFd, UnpackError> {
-    let absent = |error: &io::Error| {
-        // A kernel, or a filter around the daemon, without the call.
-        matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
-    };
+    // A mount that cannot be bound elsewhere (mount(8), "unbindable") is EINVAL.
     let directory = match sys::detached::directory(path) {
-        Err(error) if absent(&error) => {
+        Err(error) if is_not_given(&error) => {
             unpacker::miss(format!("a mount of the layer without devices: {error}"));
             sys::detached::directory_with_devices(path)
         }
         opened => opened,
     };
     let directory = match directory {
-        Err(error) if absent(&error) => {
+        Err(error) if is_not_given(&error) => {
             unpacker::miss(format!("a mount of the layer alone: {error}"));
             File::open(path).map(OwnedFd::from)
         }
@@ -288,15 +307,20 @@ fn pipe() -> Result<(OwnedFd, File), UnpackError> {
 fn feed(
     mut pieces: Receiver<Bytes>,
     pipe: File,
-    all_matters: mpsc::Receiver<bool>,
-    idle: &Idle,
+    all_matters: &mpsc::Receiver<bool>,
+    owing: &Owing,
 ) -> (u64, Digest) {
     let (mut pipe, mut hash, mut size) = (Some(pipe), Sha256::new(), 0);
-    while let Some(piece) = pieces.blocking_recv() {
-        idle.begin();
-        let refused = pipe.as_mut().is_some_and(|pipe| pipe.write_all(&piece).is_err());
-        idle.end();
-        if refused {
+    let mut next = || {
+        owing.begin(false);
+        let piece = pieces.blocking_recv();
+        owing.begin(true);
+        piece
+    };
+    while let Some(piece) = next() {
+        if let Some(reader) = &mut pipe
+            && reader.write_all(&piece).is_err()
+        {
             pipe = None;
             if !all_matters.recv().unwrap_or(false) {
                 break;
@@ -306,90 +330,69 @@ fn feed(
         hash.update(&piece);
         size += piece.len() as u64;
     }
-    // It has all there is.
-    idle.begin();
     (size, Digest::finish(hash))
 }
 
-/// Since when the process of a layer could do something and did not.
-#[derive(Debug)]
-struct Idle {
-    patience: Duration,
-    since: Mutex<Option<Instant>>,
-}
-
-impl Idle {
-    fn new(patience: Duration) -> Self {
-        Self { patience, since: Mutex::new(None) }
-    }
-
-    /// There is something for it to do.
-    fn begin(&self) {
-        *lock(&self.since) = Some(Instant::now());
-    }
-
-    /// It has done it, and waits for more.
-    fn end(&self) {
-        *lock(&self.since) = None;
-    }
-
-    /// It was waiting for us.
-    fn begin_anew(&self) {
-        if let Some(since) = &mut *lock(&self.since) {
-            *since = Instant::now();
-        }
-    }
-
-    fn is_too_long(&self) -> bool {
-        lock(&self.since).is_some_and(|since| since.elapsed() >= self.patience)
-    }
-}
-
-/// Hears and answers the process of a layer until it has ended.
+/// Hears and answers the process of a layer until it has ended: not before all ends of its line are
+/// closed, and the unpacker's is only then.
 fn listen(
     unpacker: &Unpacker,
     line: &Line,
     dir: BorrowedFd<'_>,
     windows: Windows,
-    idle: &Idle,
+    place: Option<&Temporary>,
+    owing: &Owing,
 ) -> Result<(Done, Implied), UnpackError> {
     let nonsense = |what: &'static str| UnpackError::Nonsense(what.into());
     let (mut result, mut implied) = (None, Implied::default());
-    let (mut memory, mut questions) = (None, 0);
+    let (mut memory, mut ended) = (None, None);
+    let mut asked = None;
     loop {
-        while !line.is_ready(idle.patience.min(LOOK)).map_err(UnpackError::Start)? {
-            if idle.is_too_long() {
-                return Err(UnpackError::Died { how: "does nothing more".into() });
-            }
-        }
-        let (packet, fds) = line.receive().map_err(UnpackError::Start)?;
+        owing.check()?;
+        // A process that does not look itself finds less than there should be left.
+        room::check(dir, 2)?;
+        // What comes with a packet is closed unseen.
+        let packet = match line.receive() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            received => received.map_err(UnpackError::Start)?.0,
+        };
         if packet.is_empty() {
-            return Err(unpacker.lost(line));
+            return match (result, ended) {
+                (Some(Err(error)), _) => Err(error),
+                (Some(Ok(all)), Some(_)) => Ok(all),
+                (None, Some(status)) => {
+                    let how = unpacker::how(ExitStatus::from_raw(status));
+                    Err(UnpackError::Died { how: how.into() })
+                }
+                (_, None) => Err(unpacker.lost(line)),
+            };
         }
         let answer = match Said::decode(&packet) {
             None => return Err(nonsense("a message that is none")),
             Some(Said::Ended(status)) => {
-                return result.unwrap_or_else(|| {
-                    let how = unpacker::how(ExitStatus::from_raw(status));
-                    Err(UnpackError::Died { how: how.into() })
-                });
+                ended = Some(status);
+                continue;
             }
             Some(_) if result.is_some() => return Err(nonsense("more after the last message")),
             Some(Said::Memory(bytes)) if bytes > windows.limit => {
                 return Err(nonsense("a window that is larger than any"));
             }
+            // A decoder asks for a larger window only.
+            Some(Said::Memory(bytes)) if asked.is_some_and(|before| bytes <= before) => {
+                return Err(nonsense("a window that is no larger than the last"));
+            }
             Some(Said::Memory(bytes)) => {
+                asked = Some(bytes);
                 // RACE: nobody may hold a share while he waits for another.
                 drop(memory.take());
+                let waits = Instant::now();
                 memory = Some(memory::NODE.take(bytes));
+                owing.forgive(waits.elapsed());
                 0
             }
-            Some(Said::Opaque) => match &fds[..] {
-                [marked] => mark_opaque(marked.as_fd(), dir),
-                _ => return Err(nonsense("no directory to mark")),
-            },
+            Some(Said::Opaque(path)) => mark_opaque(&path, dir),
             Some(Said::Implied(paths)) => {
-                implied.add(&paths)?;
+                implied.add(&paths, place)?;
                 continue;
             }
             Some(Said::Done(done)) => {
@@ -404,18 +407,53 @@ fn listen(
                 continue;
             }
         };
-        questions += 1;
-        if questions > MAX_QUESTIONS {
-            return Err(nonsense("more questions than entries"));
-        }
-        idle.begin_anew();
         // That nobody takes the answer, the end of the line tells.
         line.answer(answer).ok();
     }
 }
 
+/// Since when a process has been given what it has not taken.
+#[derive(Debug)]
+struct Owing {
+    since: Mutex<Option<Instant>>,
+    patience: Duration,
+}
+
+impl Owing {
+    fn new(patience: Duration) -> Self {
+        Self { since: Mutex::new(Some(Instant::now())), patience }
+    }
+
+    /// It has taken all so far, and more is there, or is not there yet.
+    fn begin(&self, is_there: bool) {
+        *self.lock() = is_there.then(Instant::now);
+    }
+
+    /// It was others whom it waited for so long.
+    fn forgive(&self, waited: Duration) {
+        if let Some(since) = &mut *self.lock() {
+            *since += waited;
+        }
+    }
+
+    fn check(&self) -> Result<(), UnpackError> {
+        match *self.lock() {
+            Some(since) if since.elapsed() > self.patience => Err(UnpackError::Stuck),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Makes a directory of the layer opaque for its process; 0 or the error.
-fn mark_opaque(marked: BorrowedFd<'_>, layer: BorrowedFd<'_>) -> i32 {
+fn mark_opaque(path: &[u8], layer: BorrowedFd<'_>) -> i32 {
+    let marked = match sys::in_root::open_dir(layer, path) {
+        Ok(marked) => marked,
+        Err(error) => return error.raw_os_error().unwrap_or(libc::EIO),
+    };
     let mount = |of: BorrowedFd<'_>| {
         let wanted = StatxFlags::MNT_ID | StatxFlags::TYPE;
         statx(of, "", AtFlags::EMPTY_PATH, wanted)
@@ -424,7 +462,7 @@ fn mark_opaque(marked: BorrowedFd<'_>, layer: BorrowedFd<'_>) -> i32 {
         let is_dir = FileType::from_raw_mode(marked.stx_mode.into()) == FileType::Directory;
         is_dir && marked.stx_mnt_id == layer.stx_mnt_id
     };
-    let made = match (mount(marked), mount(layer)) {
+    let made = match (mount(marked.as_fd()), mount(layer)) {
         (Ok(of_marked), Ok(of_layer)) if is_of_the_layer(of_marked, of_layer) => {
             node::make_opaque(marked)
         }

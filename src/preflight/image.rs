@@ -34,7 +34,7 @@ fn unpacker(report: &mut Report) {
         }
     };
     if gaps.is_empty() {
-        report.ok(AREA, "layers are unpacked by processes that can do nothing else");
+        report.ok(AREA, "layers are unpacked by processes that are confined in every way");
     }
     for gap in gaps {
         let what = format!("layers are unpacked with less confinement than there should be: {gap}");

@@ -62,6 +62,15 @@ pub fn leave_network_and_ipc() -> io::Result<()> {
     Ok(unshare(namespaces)?)
 }
 
+/// Has every process that this thread starts from now on be the first of a PID namespace: it and all of
+/// its own see no process outside, and end with it.
+///
+/// # Errors
+/// Those of unshare(2).
+pub fn start_in_pid_namespace() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_NEWPID)?)
+}
+
 /// Makes an empty directory, in which nothing can be made, the root of a mount namespace of its own
 /// that has nothing else in it.
 ///

@@ -27,21 +27,36 @@ const IF_SET: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 
 const DENY: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 
-/// Calls of which some arguments are refused: the number of the argument and the bits that it must
-/// not have.
-const RESTRICTED: [(libc::c_long, &[(u32, i32)]); 2] = [
-    (libc::SYS_mmap, &[(2, libc::PROT_EXEC), (3, libc::MAP_SHARED)]),
-    (libc::SYS_mprotect, &[(2, libc::PROT_EXEC)]),
+/// What an argument must be, by its lower half: both processors are little-endian.
+#[derive(Clone, Copy, Debug)]
+pub enum Must<'a> {
+    /// It has none of these bits.
+    Lack(u32),
+    /// It is one of these.
+    Be(&'a [u32]),
+}
+
+/// A call that is allowed with some arguments only: their numbers, and what each must be.
+pub type Restricted<'a> = (libc::c_long, &'a [(u32, Must<'a>)]);
+
+/// Memory that grows by being touched is counted as a stack, so by no bound of data.
+const GROWS: u32 = (libc::PROT_GROWSDOWN | libc::PROT_GROWSUP).cast_unsigned();
+const RUN: u32 = libc::PROT_EXEC.cast_unsigned();
+const SHARED: u32 = (libc::MAP_SHARED | libc::MAP_GROWSDOWN).cast_unsigned();
+
+const OF_MEMORY: [Restricted<'static>; 2] = [
+    (libc::SYS_mmap, &[(2, Must::Lack(RUN | GROWS)), (3, Must::Lack(SHARED))]),
+    (libc::SYS_mprotect, &[(2, Must::Lack(RUN | GROWS))]),
 ];
 
-/// Allows this thread, and all that it starts, nothing but `calls`, and mmap(2) and mprotect(2) of
-/// private memory that is not run. For good; several filters allow what all of them do. The thread
-/// must have `no_new_privs`.
+/// Allows this thread, and all that it starts, nothing but `calls`, `restricted` ones, and mmap(2) and
+/// mprotect(2) of private memory that is not run and does not grow. For good; several filters allow
+/// what all of them do. The thread must have `no_new_privs`.
 ///
 /// # Errors
 /// Those of seccomp(2), and `Unsupported` on processors other than x86-64 and aarch64.
-pub fn allow_only(calls: Calls<'_>) -> io::Result<()> {
-    let mut filter = program(calls)?;
+pub fn allow_only(calls: Calls<'_>, restricted: &[Restricted<'_>]) -> io::Result<()> {
+    let mut filter = program(calls, restricted)?;
     let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
     // Without the flag older kernels slow the whole process down (the mitigation of speculative store
@@ -55,7 +70,7 @@ pub fn allow_only(calls: Calls<'_>) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn program(calls: Calls<'_>) -> io::Result<Vec<libc::sock_filter>> {
+fn program(calls: Calls<'_>, restricted: &[Restricted<'_>]) -> io::Result<Vec<libc::sock_filter>> {
     let arch = ARCH.ok_or(io::ErrorKind::Unsupported)?;
     let mut program = vec![
         // Numbers mean other calls to other architectures (32 bits on a kernel of 64).
@@ -64,16 +79,23 @@ fn program(calls: Calls<'_>) -> io::Result<Vec<libc::sock_filter>> {
         instruction(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
         instruction(LOAD, NUMBER),
     ];
-    for (call, refused) in RESTRICTED {
-        let length = refused.len() * 3 + 1;
-        program.push(jump(IF_EQUAL, number(call)?, 0, u8::try_from(length).unwrap_or(u8::MAX)));
-        for (argument, bits) in refused {
-            // The lower half: both processors are little-endian.
-            program.push(instruction(LOAD, ARGUMENTS + 8 * argument));
-            program.push(jump(IF_SET, bits.cast_unsigned(), 0, 1));
-            program.push(instruction(RETURN, DENY));
+    for (call, arguments) in OF_MEMORY.iter().chain(restricted) {
+        let mut looks = Vec::new();
+        for (argument, must) in *arguments {
+            looks.push(instruction(LOAD, ARGUMENTS + 8 * argument));
+            match must {
+                Must::Lack(bits) => looks.push(jump(IF_SET, *bits, 0, 1)),
+                Must::Be(values) => {
+                    for (at, value) in values.iter().enumerate() {
+                        looks.push(jump(IF_EQUAL, *value, length(values.len() - at)?, 0));
+                    }
+                }
+            }
+            looks.push(instruction(RETURN, DENY));
         }
-        program.push(instruction(RETURN, libc::SECCOMP_RET_ALLOW));
+        looks.push(instruction(RETURN, libc::SECCOMP_RET_ALLOW));
+        program.push(jump(IF_EQUAL, number(*call)?, 0, length(looks.len())?));
+        program.extend(looks);
     }
     for call in calls {
         program.push(jump(IF_EQUAL, number(*call)?, 0, 1));
@@ -85,6 +107,10 @@ fn program(calls: Calls<'_>) -> io::Result<Vec<libc::sock_filter>> {
 
 fn number(call: libc::c_long) -> io::Result<u32> {
     u32::try_from(call).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+fn length(instructions: usize) -> io::Result<u8> {
+    u8::try_from(instructions).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
 fn instruction(code: u32, k: u32) -> libc::sock_filter {
@@ -105,13 +131,14 @@ mod tests {
     /// What `f` gives on a thread of its own that may make only `calls`.
     fn filtered<T: Send + 'static>(
         calls: &'static [libc::c_long],
+        restricted: &'static [Restricted<'static>],
         f: impl FnOnce() -> T + Send + 'static,
     ) -> T {
         let thread = thread::spawn(move || {
             rustix::thread::set_no_new_privs(true).expect("no new privileges");
             let more = [libc::SYS_exit, libc::SYS_futex, libc::SYS_munmap, libc::SYS_madvise];
             let more = [&more[..], &[libc::SYS_rt_sigprocmask, libc::SYS_sigaltstack]].concat();
-            allow_only(&[calls, &more].concat()).expect("a filter");
+            allow_only(&[calls, &more].concat(), restricted).expect("a filter");
             f()
         });
         thread.join().expect("it ends")
@@ -125,14 +152,14 @@ mod tests {
                 rustix::fs::statat(rustix::fs::CWD, "/", rustix::fs::AtFlags::empty()).map(drop),
             )
         };
-        let (pid, stat) = filtered(&[libc::SYS_getpid], calls);
+        let (pid, stat) = filtered(&[libc::SYS_getpid], &[], calls);
         assert_eq!((pid, stat), (rustix::process::getpid(), Err(rustix::io::Errno::PERM)));
-        let (_, stat) = filtered(&[libc::SYS_getpid, libc::SYS_newfstatat], calls);
+        let (_, stat) = filtered(&[libc::SYS_getpid, libc::SYS_newfstatat], &[], calls);
         assert_eq!(stat, Ok(()));
     }
 
     #[test]
-    fn memory_is_neither_shared_nor_run() {
+    fn memory_is_neither_shared_nor_run_and_does_not_grow() {
         let map = |protection: libc::c_int, flags: libc::c_int| {
             // SAFETY: a new mapping of one page at an address that the kernel chooses.
             let page = unsafe {
@@ -146,8 +173,28 @@ mod tests {
                 map(libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE),
                 map(libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE),
                 map(libc::PROT_READ, libc::MAP_SHARED),
+                map(libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_GROWSDOWN),
             ]
         };
-        assert_eq!(filtered(&[], maps), [true, false, false]);
+        assert_eq!(filtered(&[], &[], maps), [true, false, false, false]);
+    }
+
+    #[test]
+    fn a_call_is_allowed_with_its_arguments_only() {
+        const FCNTL: Restricted<'static> = {
+            let commands = &[libc::F_GETFD.cast_unsigned(), libc::F_GETFL.cast_unsigned()];
+            (libc::SYS_fcntl, &[(0, Must::Lack(1)), (1, Must::Be(commands))])
+        };
+        let calls = || {
+            [(0, libc::F_GETFD), (0, libc::F_GETFL), (1, libc::F_GETFD), (0, libc::F_GETOWN)].map(
+                |(fd, command)| {
+                    // SAFETY: the commands take no argument and read two integers.
+                    let result = unsafe { libc::fcntl(fd, command) };
+                    let denied = io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
+                    result >= 0 || !denied
+                },
+            )
+        };
+        assert_eq!(filtered(&[], &[FCNTL], calls), [true, true, false, false]);
     }
 }

@@ -81,6 +81,7 @@ fn together() -> Vec<Case> {
         unpacker::a_killed_daemon_leaves_no_unpacker,
         unpacker::an_upgrade_of_the_program_does_not_end_pulls,
         unpacker::a_host_that_gives_less_confinement_is_told_of_and_pulls,
+        unpacker::a_host_that_has_used_up_its_namespaces_pulls_nothing,
         lifecycle::states_times_and_exit_codes_are_exact,
         lifecycle::stop_asks_waits_and_kills,
         lifecycle::stopping_and_removing_twice_or_never_made_is_fine,

@@ -97,15 +97,14 @@ fn has_next_to_nothing(node: &Node, pid: u32) -> Result<()> {
     }
     let files = fs::read_dir(format!("/proc/{pid}/root"))?.count();
     ensure!(files == 0, "{files} files in its root");
-    for namespace in ["mnt", "net", "ipc"] {
+    for namespace in ["mnt", "net", "ipc", "pid"] {
         let of = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/{namespace}"));
         ensure!(of(pid)? != of(node.pid()?)?, "it shares the {namespace} namespace");
     }
     ensure!(fs::read(format!("/proc/{pid}/environ"))?.is_empty(), "an environment");
     for descriptor in host::descriptors(pid) {
-        let known = ["pipe:", "socket:", "/dev/null", "anon_inode:[pidfd]"]
-            .iter()
-            .any(|k| descriptor.starts_with(k));
+        let known =
+            ["pipe:", "socket:", "anon_inode:[pidfd]"].iter().any(|k| descriptor.starts_with(k));
         // The layer's directory is a root of its own.
         ensure!(known || descriptor == "/", "{descriptor} is open");
     }
@@ -183,6 +182,23 @@ pub(crate) fn a_host_that_gives_less_confinement_is_told_of_and_pulls(
     let status = node.cri().status_rpc(pb::StatusRequest { verbose: true })?;
     let unpacker = status.info.get("unpacker").context("nothing of the unpacker")?;
     ensure!(unpacker.contains("system call filter"), "{unpacker}");
+    Ok(())
+}
+
+pub(crate) fn a_host_that_has_used_up_its_namespaces_pulls_nothing(
+    fixture: &Fixture,
+) -> Result<()> {
+    let mut node = fixture.own_node(Options::default())?;
+    node.kill9()?;
+    let calls = "unshare".to_owned();
+    let fault = Fault { calls, error: "ENOSPC".to_owned(), when: "1+".to_owned(), paths: vec![] };
+    ensure!(node.spawn_with(&fault)?, "it does not start");
+    let image = fixture.image("layered:latest");
+    let error = node.cri().pull(&image).err().context("pulled without confinement")?;
+    ensure!(error.code() == tonic::Code::ResourceExhausted, "{error:?}");
+    node.kill9()?;
+    node.spawn()?;
+    node.cri().pull(&image)?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 //! ```text
 //!  daemon ─► unpacker ─► process of a layer        no file system but the layer's directory,
 //!    ▲          │              │  ▲                no network, six capabilities, a short list of
-//!    └── ended ─┘◄── status ───┘  └─ its bytes     system calls, bounded memory
+//!    └── ended ─┘◄── status ───┘  └─ its bytes     system calls, bounded memory, no other process
 //! ```
 //!
 //! The unpacker itself never sees a byte of a layer, so none of them can reach the others.
@@ -17,20 +17,22 @@ use std::rc::Rc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Resource, Signal, WaitOptions, pidfd_open,
+    DumpableBehavior, Pid, PidfdFlags, Resource, Signal, WaitOptions, getpid, getppid, pidfd_open,
     pidfd_send_signal, set_dumpable_behavior, setsid, waitpid,
 };
 use rustix::thread::CapabilitySet;
 
 use super::archive::Archive;
 use super::decompress::Inflated;
+use super::error::is_not_given;
 use super::line::Line;
 use super::pieces::Pieces;
 use super::tree::{Filled, Tree};
 use super::wire::{Done, Job, Onto, Ready, Said};
 use super::{MAX_BYTES, MAX_ENTRIES, UnpackError};
 use crate::sys::confine::{self, Fork};
-use crate::sys::{packets, seccomp};
+use crate::sys::packets;
+use crate::sys::seccomp::{self, Must};
 
 mod calls;
 
@@ -47,9 +49,11 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
 /// headers, the names of directories to come back to.
 const OWN_MEMORY: u64 = 96 << 20;
 
-/// Descriptors of the unpacker and of the process of a layer. They need far fewer, but the kernel also
-/// compares it with all descriptors that root's processes are just passing around (unix(7)).
+/// Descriptors of the unpacker and of the process of a layer, which need far fewer.
 const MAX_FDS: u64 = 4096;
+
+/// Bytes of addresses that a process's stack may take.
+const STACK: u64 = 16 << 20;
 
 /// Points of 1000 that make it likelier that these processes end when the node is out of memory: a pull
 /// can be done over.
@@ -66,47 +70,82 @@ struct Worker {
 
 /// The unpacker's whole life; its standard input is the daemon. Returns the program's exit code.
 pub fn serve() -> i32 {
-    let gaps = confine();
+    let (ready, had) = match confine() {
+        Ok((gaps, had)) => (Ready { gaps, failed: None }, Some(had)),
+        Err(error) => (Ready { gaps: Vec::new(), failed: Some(error) }, None),
+    };
     let stdin = io::stdin();
     let daemon = stdin.as_fd();
-    let filtered = !gaps.iter().any(|gap| gap.starts_with(FILTER));
-    let served = serde_json::to_vec(&Ready { gaps })
+    let served = serde_json::to_vec(&ready)
         .map_err(io::Error::from)
         .and_then(|ready| packets::send(daemon, &ready, &[]))
-        .and_then(|()| take_jobs(daemon, filtered));
+        .and_then(|()| had.map_or(Ok(()), |had| take_jobs(daemon, had)));
     // Nobody reads what it would say: its standard error is nowhere.
     i32::from(served.is_err())
 }
 
-const FILTER: &str = "system call filter";
+/// What the process of a layer has to know of its unpacker.
+#[derive(Clone, Copy)]
+struct Had {
+    /// There are filters of system calls.
+    filters: bool,
+    /// Bytes of addresses that were taken at the start.
+    addresses: u64,
+}
 
-/// Gives up everything that can be given up; what could not, and why.
-fn confine() -> Vec<String> {
-    let mut gaps = Vec::new();
-    let mut give_up = |what: &str, done: io::Result<()>| {
-        if let Err(error) = done {
-            gaps.push(format!("{what}: {error}"));
+/// What could not be given up because this host does not have it, and why.
+#[derive(Default)]
+struct Gaps(Vec<String>);
+
+impl Gaps {
+    /// Whether it was done.
+    fn done(&mut self, what: &'static str, done: io::Result<()>) -> Result<bool, UnpackError> {
+        match done {
+            Ok(()) => Ok(true),
+            Err(error) if is_not_given(&error) => {
+                self.0.push(format!("{what}: {error}"));
+                Ok(false)
+            }
+            Err(error) => Err(UnpackError::setup(what, error)),
         }
-    };
-    give_up("inherited descriptors", confine::close_from(3));
-    give_up("end with the daemon", confine::die_with_parent());
-    give_up("session", setsid().map(drop).map_err(io::Error::from));
-    give_up("oom_score_adj", fs::write("/proc/self/oom_score_adj", OOM_SCORE));
-    give_up("network and IPC namespaces", confine::leave_network_and_ipc());
-    give_up("mount namespace and root", confine::leave_file_systems());
-    give_up("core dumps", confine::limit(Resource::Core, 0));
-    give_up("open files", confine::limit(Resource::Nofile, MAX_FDS));
-    give_up("capabilities", confine::keep_capabilities(KEPT));
+    }
+}
+
+/// Gives up everything that can be given up here; what could not.
+fn confine() -> Result<(Vec<String>, Had), UnpackError> {
+    let mut gaps = Gaps::default();
+    gaps.done("inherited descriptors", confine::close_from(3))?;
+    // If the daemon has gone before, its end of the socket has, too.
+    gaps.done("end with the daemon", confine::die_with_parent())?;
+    gaps.done("session", setsid().map(drop).map_err(io::Error::from))?;
+    gaps.done("oom_score_adj", fs::write("/proc/self/oom_score_adj", OOM_SCORE))?;
+    let addresses =
+        addresses().map_err(|error| UnpackError::setup("bounds of addresses", error))?;
+    gaps.done("network and IPC namespaces", confine::leave_network_and_ipc())?;
+    gaps.done("mount namespace and root", confine::leave_file_systems())?;
+    gaps.done("core dumps", confine::limit(Resource::Core, 0))?;
+    gaps.done("open files", confine::limit(Resource::Nofile, MAX_FDS))?;
+    gaps.done("capabilities", confine::keep_capabilities(KEPT))?;
     let dumpable = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    give_up("memory closed to others", dumpable.map_err(io::Error::from));
+    gaps.done("memory closed to others", dumpable.map_err(io::Error::from))?;
     let calls = [calls::OF_A_LAYER, calls::OF_THE_UNPACKER].concat();
-    give_up(FILTER, seccomp::allow_only(&calls));
-    gaps
+    let filter = seccomp::allow_only(&calls, &[calls::FCNTL]);
+    let filters = gaps.done("system call filter", filter)?;
+    Ok((gaps.0, Had { filters, addresses }))
+}
+
+/// Bytes of addresses that this process takes (proc_pid_statm(5)).
+fn addresses() -> io::Result<u64> {
+    let statm = fs::read_to_string("/proc/self/statm")?;
+    let pages = statm.split_whitespace().next().and_then(|pages| pages.parse::<u64>().ok());
+    let pages = pages.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(pages.saturating_mul(rustix::param::page_size() as u64))
 }
 
 /// Makes a process for each job, until the daemon is gone.
-fn take_jobs(daemon: BorrowedFd<'_>, filtered: bool) -> io::Result<()> {
+fn take_jobs(daemon: BorrowedFd<'_>, had: Had) -> io::Result<()> {
     let mut workers: Vec<Worker> = Vec::new();
+    let unpacker = getpid();
     loop {
         let mut fds = vec![PollFd::from_borrowed_fd(daemon, PollFlags::IN)];
         for worker in &workers {
@@ -147,16 +186,20 @@ fn take_jobs(daemon: BorrowedFd<'_>, filtered: bool) -> io::Result<()> {
                     // What belongs to the other layers, and the daemon's own line, are not this one's.
                     workers.clear();
                     confine::replace_stdin(bytes.as_fd())?;
-                    confine::exit(work(&job, dir, bytes, line, filtered));
+                    let limited = limited(&job, unpacker, had);
+                    confine::exit(work(&job, limited, dir, bytes, line));
                 }
                 Ok(Fork::Parent { child }) => {
                     let handle = pidfd_open(child, PidfdFlags::empty())?;
                     workers.push(Worker { pid: child, handle, line, killed: false });
                 }
                 Err(error) => {
-                    let failed = Said::Failed(UnpackError::file("start a process for", b"", error));
-                    // The end of the line says as much to a daemon that cannot be told.
-                    Line::new(line).say(&failed)?;
+                    let failed = Said::Failed(UnpackError::setup("process of a layer", error));
+                    match Line::new(line).say(&failed) {
+                        // Nobody waits for the layer any more; others wait for theirs.
+                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+                        said => said?,
+                    }
                 }
             }
         }
@@ -175,11 +218,11 @@ fn reap(worker: &Worker) -> io::Result<()> {
 }
 
 /// The life of the process of a layer; its exit code.
-fn work(job: &Job, dir: OwnedFd, bytes: OwnedFd, line: OwnedFd, filtered: bool) -> i32 {
+fn work(job: &Job, limited: io::Result<()>, dir: OwnedFd, bytes: OwnedFd, line: OwnedFd) -> i32 {
     let line = Rc::new(Line::new(line));
-    let said = match limited(job, filtered) {
+    let said = match limited {
         Ok(()) => unpack(job, dir, bytes, &line),
-        Err(error) => Err(UnpackError::file("confine the process for", b"", error)),
+        Err(error) => Err(UnpackError::setup("bounds of a layer's process", error)),
     };
     let told = match said {
         Ok((diff_id, filled)) => tell(&line, diff_id, &filled),
@@ -188,12 +231,24 @@ fn work(job: &Job, dir: OwnedFd, bytes: OwnedFd, line: OwnedFd, filtered: bool) 
     i32::from(told.is_err())
 }
 
-fn limited(job: &Job, filtered: bool) -> io::Result<()> {
+fn limited(job: &Job, unpacker: Pid, had: Had) -> io::Result<()> {
     confine::die_with_parent()?;
-    confine::limit(Resource::Data, job.windows.limit + OWN_MEMORY)?;
+    if getppid() != Some(unpacker) {
+        // It ended before it could be said.
+        return Err(io::ErrorKind::NotConnected.into());
+    }
+    let memory = job.windows.limit + OWN_MEMORY;
+    confine::limit(Resource::Data, memory)?;
+    // What is counted as no data, a stack above all, is not without bounds either.
+    confine::limit(Resource::As, had.addresses + memory + STACK)?;
     confine::limit(Resource::Fsize, MAX_BYTES)?;
     confine::limit(Resource::Nproc, 0)?;
-    if filtered { seccomp::allow_only(calls::OF_A_LAYER) } else { Ok(()) }
+    if !had.filters {
+        return Ok(());
+    }
+    let own = [getpid().as_raw_nonzero().get().cast_unsigned()];
+    let abort: seccomp::Restricted<'_> = (libc::SYS_tgkill, &[(0, Must::Be(&own))]);
+    seccomp::allow_only(calls::OF_A_LAYER, &[calls::FCNTL, abort])
 }
 
 fn unpack(

@@ -159,6 +159,15 @@ pub enum UnpackError {
     #[error("start the unpacker")]
     #[serde(skip)]
     Start(#[source] io::Error),
+    /// What confines the process that unpacks could not be set up, though this host has it.
+    #[error("set up the unpacker: {what}")]
+    Setup {
+        /// What could not.
+        what: Text,
+        /// Why.
+        #[serde(with = "system")]
+        source: io::Error,
+    },
     /// The process that unpacked ended before it was done.
     #[error("the unpacker {how}")]
     #[serde(skip)]
@@ -166,6 +175,10 @@ pub enum UnpackError {
         /// How, in words.
         how: Text,
     },
+    /// The process that unpacks hangs.
+    #[error("the unpacker takes nothing more of the layer")]
+    #[serde(skip)]
+    Stuck,
     /// The process that unpacked said what makes no sense.
     #[error("the unpacker answers nonsense: {0}")]
     #[serde(skip)]
@@ -179,6 +192,10 @@ impl UnpackError {
 
     pub(super) fn file(what: &'static str, name: &[u8], source: impl Into<io::Error>) -> Self {
         Self::File { what: what.into(), name: shown(name), source: source.into() }
+    }
+
+    pub(super) fn setup(what: &'static str, source: io::Error) -> Self {
+        Self::Setup { what: what.into(), source }
     }
 
     pub(super) fn damaged(what: &'static str) -> Self {
@@ -218,12 +235,37 @@ impl Classify for UnpackError {
             }
             Self::Unsupported(_) | Self::Entry { .. } | Self::Window { .. } => Kind::Invalid,
             Self::Limit { .. } | Self::Full(_) => Kind::Exhausted,
-            Self::File { source, .. } | Self::Thread(source) | Self::Start(source) => {
-                Kind::of_io(source)
+            Self::Thread(source) | Self::Start(source) | Self::Setup { source, .. }
+                if matches!(source.raw_os_error(), Some(libc::EAGAIN | libc::EUSERS)) =>
+            {
+                Kind::Exhausted
             }
+            Self::File { source, .. }
+            | Self::Thread(source)
+            | Self::Start(source)
+            | Self::Setup { source, .. } => Kind::of_io(source),
             Self::Nonsense(_) => Kind::Internal,
+            Self::Stuck => Kind::TimedOut,
             Self::Interrupted | Self::Died { .. } => Kind::Unavailable,
         }
+    }
+}
+
+/// Whether this host does not give what was asked for: its kernel, its file system, or a filter around
+/// the daemon. What is only used up for now fails the pull: others may have done that.
+pub(super) fn is_not_given(error: &io::Error) -> bool {
+    match error.raw_os_error() {
+        Some(
+            libc::ENOSYS
+            | libc::EPERM
+            | libc::EINVAL
+            | libc::EACCES
+            | libc::EROFS
+            | libc::ENODEV
+            | libc::EOPNOTSUPP,
+        ) => true,
+        Some(_) => false,
+        None => error.kind() == io::ErrorKind::Unsupported,
     }
 }
 

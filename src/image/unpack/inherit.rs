@@ -25,7 +25,8 @@ pub(super) fn inherit(layer: &Path, implied: &Implied, below: &[PathBuf]) -> io:
     let below: Vec<File> = below.iter().map(File::open).collect::<Result<_, _>>()?;
     // The deepest first: describing a directory does not touch the times of the one above, but
     // reading this in any other order takes thought.
-    for path in implied.deepest_first() {
+    let paths = implied.read()?;
+    for path in paths.deepest_first() {
         if let Visible::Missing = look(&root, path)? {
             continue;
         }

@@ -1,7 +1,7 @@
 //! [`Line`]: the process of a layer speaks to the daemon, and asks it for what it may not do itself.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -30,7 +30,7 @@ impl Line {
     /// # Errors
     /// If nobody answers.
     pub(super) fn take_memory(&self, bytes: u64) -> io::Result<()> {
-        self.ask(&Said::Memory(bytes), &[])
+        self.ask(&Said::Memory(bytes))
     }
 
     /// Hides what the layers below have in a directory. It takes a capability over all file systems to
@@ -38,13 +38,13 @@ impl Line {
     ///
     /// # Errors
     /// Those of setting the attribute.
-    pub(super) fn make_opaque(&self, dir: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.ask(&Said::Opaque, &[dir])
+    pub(super) fn make_opaque(&self, path: &[u8]) -> Result<(), Errno> {
+        self.ask(&Said::Opaque(path.to_vec()))
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
-    fn ask(&self, what: &Said, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        packets::send(self.0.as_fd(), &what.encode()?, fds)?;
+    fn ask(&self, what: &Said) -> io::Result<()> {
+        packets::send(self.0.as_fd(), &what.encode()?, &[])?;
         let (answer, _) = packets::receive(self.0.as_fd())?;
         match answer.as_slice().try_into().map(i32::from_le_bytes) {
             Ok(0) => Ok(()),

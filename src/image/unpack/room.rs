@@ -1,6 +1,6 @@
 //! [`Room`]: what a layer takes, and whether the file system still has it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::{RESERVED_BYTES, RESERVED_INODES, UnpackError};
 
@@ -25,7 +25,7 @@ pub(super) struct Room {
 impl Room {
     /// Accounts of a new layer: its root is there already. `dir` is on the file system.
     pub(super) fn open(dir: &OwnedFd) -> Result<Self, UnpackError> {
-        check(dir)?;
+        check(dir, 1)?;
         Ok(Self { bytes: UNIT, inodes: 1, ..Self::default() })
     }
 
@@ -45,18 +45,19 @@ impl Room {
         }
         self.unchecked_bytes = 0;
         self.unchecked_inodes = 0;
-        check(dir)
+        check(dir, 1)
     }
 }
 
-fn check(dir: &OwnedFd) -> Result<(), UnpackError> {
+/// Whether the file system that `dir` is on has so large a part of the reserve left.
+pub(super) fn check(dir: impl AsFd, part: u64) -> Result<(), UnpackError> {
     let space = rustix::fs::fstatvfs(dir)
         .map_err(|error| UnpackError::file("look at the file system of", b"/", error))?;
-    if space.f_bavail.saturating_mul(space.f_frsize) < RESERVED_BYTES {
+    if space.f_bavail.saturating_mul(space.f_frsize) < RESERVED_BYTES / part {
         return Err(UnpackError::Full("space".into()));
     }
     // File systems without a fixed number of inodes say 0.
-    if space.f_files > 0 && space.f_favail < RESERVED_INODES {
+    if space.f_files > 0 && space.f_favail < RESERVED_INODES / part {
         return Err(UnpackError::Full("inodes".into()));
     }
     Ok(())

@@ -146,7 +146,7 @@ impl Tree {
             .map_err(failed("open directory"))?;
         if hidden {
             // The name was hidden in this layer, in whichever order the archive says it.
-            self.line.make_opaque(dir.as_fd()).map_err(failed("make opaque"))?;
+            self.line.make_opaque(&place.path()).map_err(failed("make opaque"))?;
         }
         node::describe(dir.as_fd(), member)?;
         let path = place.path();
@@ -299,7 +299,7 @@ impl Tree {
     /// Marks the open directory.
     fn mark_opaque(&self) -> Result<(), Errno> {
         let here = self.here.as_ref().expect("it was entered");
-        self.line.make_opaque(here.dir.as_fd())
+        self.line.make_opaque(&here.path)
     }
 
     /// Removes whatever has the place of an entry; of two entries the later one wins.
@@ -391,7 +391,7 @@ impl Tree {
         rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755)).map_err(failed)?;
         rustix::fs::futimens(above, &node::times_of(&before)).map_err(failed)?;
         if hidden {
-            self.line.make_opaque(dir.as_fd()).map_err(failed)?;
+            self.line.make_opaque(prefix).map_err(failed)?;
         }
         self.implied_bytes += prefix.len() + 1;
         if self.implied_bytes > MAX_IMPLIED {

@@ -7,23 +7,29 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::Shutdown;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use super::UnpackError;
+use super::error::is_not_given;
 use super::wire::{Job, Ready};
-use crate::image::store::lock;
-use crate::sys::packets;
+use crate::sys::{confine, packets};
 
 /// This program, whatever has become of its file: a package may have been upgraded.
 const PROGRAM: &str = "/proc/self/exe";
+
+/// When to look after a layer of which nothing is heard.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What of their confinement this host does not give, as far as it was found.
 static GAPS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -34,10 +40,11 @@ pub(in crate::image) struct Unpacker {
     process: Mutex<Option<Arc<Process>>>,
 }
 
-/// The process.
+/// The process; killed when this is dropped, and its layers' processes with it.
 #[derive(Debug)]
 struct Process {
     pid: u32,
+    handle: OwnedFd,
     socket: OwnedFd,
     end: Arc<End>,
 }
@@ -65,6 +72,8 @@ impl Line {
     /// [`UnpackError::Start`].
     pub(in crate::image) fn new() -> Result<Self, UnpackError> {
         let (ours, theirs) = packets::pair().map_err(UnpackError::Start)?;
+        set_socket_timeout(&ours, Timeout::Recv, Some(LOOK_AGAIN))
+            .map_err(|error| UnpackError::Start(error.into()))?;
         let theirs = Mutex::new(Some(theirs));
         Ok(Self { ours, theirs, hung_up: AtomicBool::new(false), given_up: Notify::new() })
     }
@@ -86,16 +95,7 @@ impl Line {
         self.given_up.notify_one();
     }
 
-    /// Whether there is something to receive, or the end, within that time.
-    pub(super) fn is_ready(&self, within: Duration) -> io::Result<bool> {
-        let within = Timespec::try_from(within).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&self.ours, PollFlags::IN)], Some(&within)) {
-            Err(rustix::io::Errno::INTR) => Ok(false),
-            ready => Ok(ready? > 0),
-        }
-    }
-
-    /// One packet of the other end, empty if no more will come.
+    /// One packet of the other end, empty if no more will come; `WouldBlock` if none has for a second.
     pub(super) fn receive(&self) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         packets::receive(&self.ours)
     }
@@ -175,39 +175,71 @@ impl Process {
         let live = {
             let end = Arc::clone(&end);
             move || {
-                let mut child = match command(theirs).spawn() {
-                    Ok(child) => child,
+                let (mut child, handle) = match spawn(theirs) {
+                    Ok(spawned) => spawned,
                     Err(error) => {
                         sender.send(Err(error)).ok();
                         return;
                     }
                 };
-                sender.send(Ok(child.id())).ok();
+                sender.send(Ok((child.id(), handle))).ok();
                 *lock(&end.status) = Some(child.wait());
                 end.known.notify_all();
             }
         };
         let thread = std::thread::Builder::new().name("unpacker".into());
         thread.spawn(live).map_err(UnpackError::Thread)?;
-        let pid = started
+        let (pid, handle) = started
             .recv()
-            .unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
-            .map_err(UnpackError::Start)?;
-        let (packet, _) = packets::receive(&socket).map_err(UnpackError::Start)?;
+            .unwrap_or_else(|_| Err(UnpackError::Start(io::ErrorKind::BrokenPipe.into())))?;
+        let process = Self { pid, handle, socket, end };
+        let (packet, _) = packets::receive(&process.socket).map_err(UnpackError::Start)?;
         if packet.is_empty() {
-            return Err(end.error());
+            return Err(process.end.error());
         }
         let ready: Ready =
             serde_json::from_slice(&packet).map_err(|error| UnpackError::Start(error.into()))?;
         ready.gaps.into_iter().for_each(miss);
+        if let Some(error) = ready.failed {
+            return Err(error);
+        }
         debug!(pid, "unpacker started");
-        Ok(Self { pid, socket, end })
+        Ok(process)
     }
 
     fn has_hung_up(&self) -> bool {
         let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may hang: that its socket ends is not enough. Its thread waits for it.
+        match pidfd_send_signal(&self.handle, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => warn!(pid = self.pid, %error, "an unpacker is not ended"),
+        }
+    }
+}
+
+/// Starts it, the first process of a PID namespace: none that a layer takes over reaches a process of
+/// another pull or of the node, and all end with it. For the thread that waits for it, and starts
+/// nothing else.
+fn spawn(socket: OwnedFd) -> Result<(Child, OwnedFd), UnpackError> {
+    match confine::start_in_pid_namespace() {
+        Ok(()) => {}
+        Err(error) if is_not_given(&error) => miss(format!("PID namespace: {error}")),
+        Err(error) => return Err(UnpackError::setup("PID namespace", error)),
+    }
+    let mut child = command(socket).and_then(|mut c| c.spawn()).map_err(UnpackError::Start)?;
+    match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+        Ok(handle) => Ok((child, handle)),
+        Err(error) => {
+            let ended = child.kill().and_then(|()| child.wait());
+            Err(UnpackError::Start(ended.err().unwrap_or_else(|| error.into())))
+        }
     }
 }
 
@@ -233,11 +265,13 @@ pub(in crate::image) fn known_gaps() -> Vec<String> {
     lock(&GAPS).iter().cloned().collect()
 }
 
-fn command(socket: OwnedFd) -> Command {
+fn command(socket: OwnedFd) -> io::Result<Command> {
     let mut command = Command::new(PROGRAM);
     command.arg0("crisol").arg("unpack").env_clear().current_dir("/");
-    command.stdin(socket).stdout(Stdio::null()).stderr(Stdio::null());
-    command
+    // Nobody reads what it would write. The null device is a file of the node, which it could change.
+    let (_, nowhere) = io::pipe()?;
+    command.stdin(socket).stdout(nowhere.try_clone()?).stderr(nowhere);
+    Ok(command)
 }
 
 impl End {
@@ -269,4 +303,8 @@ pub(super) fn how(status: ExitStatus) -> String {
         }
         (None, code) => format!("ended with status {}", code.unwrap_or_default()),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

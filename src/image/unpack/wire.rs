@@ -9,7 +9,7 @@
 //!  daemon ◄─ Said::Ended ── unpacker                      the last on it
 //! ```
 //!
-//! Nothing that comes back is believed: a layer may have taken its process over.
+//! What comes back is bounded and checked: a layer may have taken its process over.
 
 use std::io;
 
@@ -28,6 +28,8 @@ pub(super) const MAX_IMPLIED: usize = 16 << 20;
 pub(super) struct Ready {
     /// What of its confinement this host does not give, and why.
     pub gaps: Vec<String>,
+    /// What of it could not be had now, though the host gives it: no layer follows.
+    pub failed: Option<UnpackError>,
 }
 
 /// One layer to unpack.
@@ -77,15 +79,17 @@ pub(super) enum Said {
     /// The decoder wants to keep as many bytes more than are its own; what it asked for before, it
     /// has no more.
     Memory(u64),
-    /// The directory that comes with this is to be opaque.
-    Opaque,
+    /// The directory with this path in the layer is to be opaque. No descriptor is sent: the kernel
+    /// refuses that once all of root's processes together pass around more than a limit (unix(7)).
+    Opaque(Vec<u8>),
     /// More paths for [`Implied`](super::implied::Implied).
     Implied(Vec<u8>),
     /// All is unpacked.
     Done(Done),
     /// It cannot be unpacked.
     Failed(UnpackError),
-    /// The process has ended, with this status (wait(2)).
+    /// The process has ended, with this status (wait(2)). The unpacker says so, but the process may, too:
+    /// that it has ended is sure once the line has.
     Ended(i32),
 }
 
@@ -110,7 +114,7 @@ impl Said {
     pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
         let (kind, body) = match self {
             Self::Memory(bytes) => (b'm', bytes.to_le_bytes().to_vec()),
-            Self::Opaque => (b'o', Vec::new()),
+            Self::Opaque(path) => (b'o', path.clone()),
             Self::Implied(paths) => (b'i', paths.clone()),
             Self::Done(done) => (b'd', serde_json::to_vec(done)?),
             Self::Failed(error) => (b'f', serde_json::to_vec(error)?),
@@ -124,7 +128,7 @@ impl Said {
         let (kind, body) = packet.split_first()?;
         Some(match kind {
             b'm' => Self::Memory(u64::from_le_bytes(body.try_into().ok()?)),
-            b'o' if body.is_empty() => Self::Opaque,
+            b'o' => Self::Opaque(body.to_vec()),
             b'i' => Self::Implied(body.to_vec()),
             b'd' => Self::Done(serde_json::from_slice(body).ok()?),
             b'f' => Self::Failed(serde_json::from_slice(body).ok()?),

@@ -3,14 +3,30 @@
 use libc::{
     SYS_brk, SYS_clock_gettime, SYS_clone, SYS_close, SYS_dup3, SYS_exit, SYS_exit_group,
     SYS_fchmod, SYS_fchmodat, SYS_fchown, SYS_fchownat, SYS_fcntl, SYS_fsetxattr, SYS_fstat,
-    SYS_fstatfs, SYS_ftruncate, SYS_futex, SYS_getdents64, SYS_getpid, SYS_getrandom, SYS_gettid,
-    SYS_linkat, SYS_lseek, SYS_madvise, SYS_mkdirat, SYS_mknodat, SYS_mremap, SYS_munmap,
-    SYS_newfstatat, SYS_openat, SYS_openat2, SYS_pidfd_open, SYS_pidfd_send_signal, SYS_ppoll,
-    SYS_prctl, SYS_prlimit64, SYS_read, SYS_recvmsg, SYS_restart_syscall, SYS_rt_sigaction,
-    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_seccomp, SYS_sendmsg, SYS_set_robust_list,
-    SYS_sigaltstack, SYS_statx, SYS_symlinkat, SYS_tgkill, SYS_unlinkat, SYS_utimensat, SYS_wait4,
-    SYS_write,
+    SYS_fstatfs, SYS_ftruncate, SYS_futex, SYS_getdents64, SYS_getpid, SYS_getppid, SYS_getrandom,
+    SYS_gettid, SYS_linkat, SYS_lseek, SYS_madvise, SYS_mkdirat, SYS_mknodat, SYS_mremap,
+    SYS_munmap, SYS_newfstatat, SYS_openat, SYS_openat2, SYS_pidfd_open, SYS_pidfd_send_signal,
+    SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_read, SYS_recvmsg, SYS_restart_syscall,
+    SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_seccomp, SYS_sendmsg,
+    SYS_set_robust_list, SYS_sigaltstack, SYS_statx, SYS_symlinkat, SYS_tgkill, SYS_unlinkat,
+    SYS_utimensat, SYS_wait4, SYS_write,
 };
+
+use crate::sys::seccomp::{Must, Restricted};
+
+/// Of fcntl(2) what cannot have signals sent, locks or buffers made.
+pub(super) const FCNTL: Restricted<'static> = (
+    SYS_fcntl,
+    &[(
+        1,
+        Must::Be(&[
+            libc::F_GETFD.cast_unsigned(),
+            libc::F_SETFD.cast_unsigned(),
+            libc::F_GETFL.cast_unsigned(),
+            libc::F_DUPFD_CLOEXEC.cast_unsigned(),
+        ]),
+    )],
+);
 
 /// Reading bytes, making files below a directory, speaking on a line that is there; memory; the end.
 pub(super) const OF_A_LAYER: &[libc::c_long] = &[
@@ -38,7 +54,6 @@ pub(super) const OF_A_LAYER: &[libc::c_long] = &[
     SYS_lseek,
     SYS_ftruncate,
     SYS_getdents64,
-    SYS_fcntl,
     SYS_sendmsg,
     SYS_recvmsg,
     SYS_brk,
@@ -56,7 +71,6 @@ pub(super) const OF_A_LAYER: &[libc::c_long] = &[
     SYS_sigaltstack,
     SYS_getpid,
     SYS_gettid,
-    SYS_tgkill,
     SYS_exit,
     SYS_exit_group,
 ];
@@ -70,6 +84,8 @@ pub(super) const OF_THE_UNPACKER: &[libc::c_long] = &[
     SYS_ppoll,
     SYS_dup3,
     SYS_clone,
+    SYS_tgkill,
+    SYS_getppid,
     SYS_set_robust_list,
     SYS_pidfd_open,
     SYS_pidfd_send_signal,

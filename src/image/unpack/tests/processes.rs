@@ -13,7 +13,7 @@ use crate::sys::packets;
 const KEPT: &str = "000000008800001b";
 
 /// How long anything may take to be seen.
-const SEEN: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A layer that is being unpacked and whose second half has not come yet.
 struct Halfway {
@@ -27,10 +27,6 @@ struct Halfway {
 
 impl Halfway {
     fn start(unpacker: &Arc<Unpacker>) -> Self {
-        Self::start_with(unpacker, PATIENCE)
-    }
-
-    fn start_with(unpacker: &Arc<Unpacker>, patience: Duration) -> Self {
         let lab = Lab::new();
         let archive = Tar::default().file("first", "x").file("second", &"y".repeat(5000)).end();
         let blob = Descriptor { digest: Digest::of(&archive), size: archive.len() as u64 };
@@ -41,7 +37,7 @@ impl Halfway {
         let line = Arc::new(Line::new().expect("a line"));
         let unpacking = {
             let (unpacker, line) = (Arc::clone(unpacker), Arc::clone(&line));
-            let layer = Layer { patience, ..Layer::new(blob, Digest::of(&archive), WINDOW) };
+            let layer = Layer::new(blob, Digest::of(&archive), WINDOW);
             std::thread::spawn(move || unpack(&unpacker, &layer, place, pieces, &line))
         };
         let rest = archive.slice(3000..);
@@ -77,9 +73,9 @@ impl Halfway {
 }
 
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SEEN;
+    let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < deadline, "not so in {SEEN:?}: {what}");
+        assert!(Instant::now() < deadline, "not so in {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -150,7 +146,7 @@ fn the_unpacker_and_the_process_of_a_layer_have_next_to_nothing() {
         let root = fs::read_dir(format!("/proc/{pid}/root")).expect("its root");
         assert_eq!(root.count(), 0, "files in its root");
         assert_eq!(proc(pid, "mountinfo").lines().count(), 1, "{}", proc(pid, "mountinfo"));
-        for namespace in ["mnt", "net", "ipc", "uts"] {
+        for namespace in ["mnt", "net", "ipc", "uts", "pid"] {
             let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{namespace}")).expect("ns");
             assert_ne!(of(&pid.to_string()), of("self"), "{namespace}");
         }
@@ -164,17 +160,22 @@ fn the_unpacker_and_the_process_of_a_layer_have_next_to_nothing() {
     assert_eq!(limits(worker, "Max data size"), [window.0.clone(), window.0]);
     assert_eq!(limits(worker, "Max file size"), [window.1.clone(), window.1]);
     assert_eq!(limits(worker, "Max processes"), ["0", "0"]);
+    let [addresses, hard] = limits(worker, "Max address space");
+    assert!(addresses == hard && addresses.parse::<u64>().is_ok(), "{addresses} {hard}");
+    let number = |pid| status(pid, "NSpid").split_whitespace().last().map(str::to_owned);
+    assert_eq!(number(unpacker).as_deref(), Some("1"), "the first of its PID namespace");
     // Two filters on the process of a layer, one on the unpacker.
     let filters = |pid| status(pid, "Seccomp_filters");
     assert_eq!((filters(unpacker).as_str(), filters(worker).as_str()), ("1", "2"));
-    // Its bytes, its line, the layer's directory and the file that is being written; nothing else.
+    // Its bytes, its line, the layer's directory, the file that is being written, and a pipe that nobody
+    // reads; nothing else.
     let open = fs::read_dir(format!("/proc/{worker}/fd")).expect("descriptors").flatten();
     let open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
     let kinds: BTreeSet<String> = open
         .map(|link| link.display().to_string())
         .map(|link| link.split(':').next().unwrap_or_default().to_owned())
         .collect();
-    let expected = ["/", "/dev/null", "/second", "pipe", "socket"].map(str::to_owned);
+    let expected = ["/", "/second", "pipe", "socket"].map(str::to_owned);
     assert_eq!(kinds, BTreeSet::from(expected));
     let Halfway { sender, rest, unpacking, lab, unpacker: of_the_pull, .. } = halfway;
     sender.blocking_send(rest).expect("it still reads");
@@ -236,21 +237,37 @@ fn a_process_that_nobody_waits_for_is_killed() {
 }
 
 #[test]
-fn a_process_that_does_nothing_more_is_killed() {
-    let halfway = Halfway::start_with(&Arc::default(), Duration::from_millis(200));
-    let worker = halfway.worker();
-    let pid = rustix::process::Pid::from_raw(worker.cast_signed()).expect("a pid");
+fn an_unpacker_that_hangs_ends_with_its_pull() {
+    let halfway = Halfway::start(&Arc::default());
+    let (unpacker, worker) = (halfway.pid(), halfway.worker());
+    let pid = rustix::process::Pid::from_raw(unpacker.cast_signed()).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stop");
-    halfway.sender.blocking_send(halfway.rest.clone()).expect("it has room");
-    let Halfway { sender, unpacking, .. } = halfway;
+    halfway.line.hang_up();
+    let Halfway { sender, unpacking, unpacker: of_the_pull, .. } = halfway;
     drop(sender);
     let error = unpacking.join().expect("no panic").expect_err("half a layer");
-    assert_eq!(error.to_string(), "the unpacker does nothing more");
-    eventually("it is gone", || is_gone(worker));
+    assert!(matches!(error, UnpackError::Interrupted), "{error}");
+    drop(of_the_pull);
+    eventually("both are gone", || is_gone(unpacker) && is_gone(worker));
 }
 
-/// What comes of what a process says that a layer has taken over; its answers, too.
-fn liar(lie: impl FnOnce(&dyn Fn(&Said, &[BorrowedFd<'_>])) + Send) -> (UnpackError, Vec<Vec<u8>>) {
+#[test]
+fn what_is_used_up_is_no_gap_of_the_host() {
+    for (errno, given) in
+        [(libc::ENOSYS, false), (libc::EPERM, false), (libc::EINVAL, false)].into_iter().chain(
+            [libc::ENOSPC, libc::ENOMEM, libc::EAGAIN, libc::EMFILE, libc::EUSERS]
+                .map(|e| (e, true)),
+        )
+    {
+        let error = std::io::Error::from_raw_os_error(errno);
+        assert_eq!(!is_not_given(&error), given, "{error}");
+        let error = UnpackError::setup("mount namespace", error);
+        assert!(!given || error.kind() == Kind::Exhausted, "{error:?}");
+    }
+}
+
+/// What comes of what a process says that a layer has taken over.
+fn liar(lie: impl FnOnce(&dyn Fn(&Said)) + Send) -> UnpackError {
     let lab = Lab::new();
     fs::create_dir(lab.root()).expect("directory");
     let dir = layer_dir(&lab.root()).expect("the directory");
@@ -258,18 +275,16 @@ fn liar(lie: impl FnOnce(&dyn Fn(&Said, &[BorrowedFd<'_>])) + Send) -> (UnpackEr
     let theirs = line.other_end();
     thread::scope(|scope| {
         let lying = scope.spawn(|| {
-            lie(&|said, fds| {
-                packets::send(&theirs, &said.encode().expect("words"), fds).expect("sent")
-            });
+            lie(&|said| packets::send(&theirs, &said.encode().expect("words"), &[]).expect("sent"));
             rustix::net::shutdown(&theirs, rustix::net::Shutdown::Write).expect("no more");
         });
         let windows = Windows::of_layer(WINDOW);
-        let error = listen(&Unpacker::default(), &line, dir.as_fd(), windows, &Idle::new(PATIENCE))
-            .expect_err("a lie");
+        let owing = Owing::new(PATIENCE);
+        let unpacker = Unpacker::default();
+        let heard = listen(&unpacker, &line, dir.as_fd(), windows, None, &owing);
+        let error = heard.expect_err("a lie");
         lying.join().expect("no panic");
-        line.hang_up();
-        let answers = std::iter::from_fn(|| packets::receive(&theirs).ok().map(|(bytes, _)| bytes));
-        (error, answers.take_while(|answer| !answer.is_empty()).collect())
+        error
     })
 }
 
@@ -280,22 +295,27 @@ fn what_a_process_says_is_not_believed() {
         Said::Done(Done { diff_id, bytes, inodes, opaque: false })
     };
     let failed = || Said::Failed(UnpackError::damaged("a\nlie"));
-    let cases: [(&str, &(dyn Fn() -> Vec<Said> + Sync)); 7] = [
+    let cases: [(&str, &(dyn Fn() -> Vec<Said> + Sync)); 9] = [
         ("too many inodes", &|| vec![done(u64::MAX)]),
         ("done twice", &|| vec![done(1), done(1)]),
+        ("done, and more behind an end that is none", &|| vec![done(1), Said::Ended(0), done(1)]),
+        ("done, without an end", &|| vec![done(1)]),
         ("more behind the end", &|| vec![failed(), done(1)]),
         ("a way out", &|| vec![Said::Implied(b"a/../../etc\0".to_vec())]),
         ("all memory", &|| vec![Said::Memory(u64::MAX)]),
-        ("no directory", &|| vec![Said::Opaque]),
+        ("memory for ever", &|| vec![Said::Memory(0), Said::Memory(0)]),
         ("nothing", &Vec::new),
     ];
     for (what, said) in cases {
-        let (error, _) = liar(|say| said().iter().for_each(|said| say(said, &[])));
+        let error = liar(|say| said().iter().for_each(say));
         assert!(matches!(error, UnpackError::Nonsense(_)), "{what}: {error}");
     }
-    let (error, _) = liar(|say| [failed(), Said::Ended(0)].iter().for_each(|said| say(said, &[])));
+    let error = liar(|say| [failed(), Said::Ended(0)].iter().for_each(say));
     assert_eq!(error.to_string(), "archive is damaged: alie");
-    let (error, _) = liar(|say| say(&Said::Ended(libc::SIGSYS), &[]));
+    // The unpacker has no process for it.
+    let error = liar(|say| say(&failed()));
+    assert_eq!(error.to_string(), "archive is damaged: alie");
+    let error = liar(|say| say(&Said::Ended(libc::SIGSYS)));
     assert_eq!(error.to_string(), "the unpacker was killed by signal 31 (SIGSYS)");
     // Only the daemon itself says that bytes are not those that were asked for.
     assert!(Said::Failed(UnpackError::Interrupted).encode().is_err());
@@ -304,12 +324,40 @@ fn what_a_process_says_is_not_believed() {
 
 #[test]
 fn only_directories_of_the_layer_are_marked_for_a_process() {
-    let elsewhere = tempfile::tempdir().expect("temporary directory");
-    let other = fs::File::open(elsewhere.path()).expect("directory");
-    let (_, answers) = liar(|say| say(&Said::Opaque, &[other.as_fd()]));
-    assert_eq!(answers, [libc::EPERM.to_le_bytes()]);
-    assert!(!node::is_opaque(&other).expect("read"));
-    let null = fs::File::open("/dev/null").expect("device");
-    let (_, answers) = liar(|say| say(&Said::Opaque, &[null.as_fd()]));
-    assert_eq!(answers, [libc::EPERM.to_le_bytes()]);
+    let lab = Lab::new();
+    fs::create_dir_all(lab.root().join("in/deep")).expect("directories");
+    fs::write(lab.root().join("file"), "x").expect("file");
+    symlink(lab.canary(), lab.root().join("out")).expect("link");
+    let dir = layer_dir(&lab.root()).expect("the directory");
+    let mark = |path: &str| mark_opaque(path.as_bytes(), dir.as_fd());
+    let canary = lab.canary();
+    for (path, expected) in [
+        ("in/deep", 0),
+        ("file", libc::ENOTDIR),
+        ("none", libc::ENOENT),
+        ("out", libc::ENOENT),
+        ("../canary", libc::ENOENT),
+        (canary.as_str(), libc::ENOENT),
+        ("in\0", libc::EINVAL),
+    ] {
+        assert_eq!(mark(path), expected, "{path}");
+    }
+    assert!(lab.is_opaque("in/deep") && !lab.is_opaque("in"));
+    assert!(!node::is_opaque(fs::File::open(canary).expect("directory")).expect("read"));
+}
+
+#[test]
+fn a_process_that_takes_nothing_is_not_waited_for() {
+    let lab = Lab::new();
+    fs::create_dir(lab.root()).expect("directory");
+    let dir = layer_dir(&lab.root()).expect("the directory");
+    let line = Line::new().expect("a line");
+    let _silent = line.other_end();
+    let (owing, windows) = (Owing::new(Duration::from_millis(10)), Windows::of_layer(WINDOW));
+    let heard = listen(&Unpacker::default(), &line, dir.as_fd(), windows, None, &owing);
+    let error = heard.expect_err("silence");
+    assert!(matches!(error, UnpackError::Stuck), "{error}");
+    // One that has nothing to take yet is.
+    owing.begin(false);
+    owing.check().expect("patience");
 }
