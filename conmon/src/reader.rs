@@ -12,7 +12,8 @@
 //!                     └────────────────────────────────────┘
 //! ```
 //!
-//! The keeper binds and opens; the reader gets descriptors of it and reads and writes them. It is forked, not started anew, so that both share their memory. Before its first byte it gives up all
+//! The keeper binds and opens; the reader gets descriptors of it and reads and writes them. It is
+//! forked, not started anew, so that both share their memory. Before its first byte it gives up all
 //! capabilities, the bounding set too, and all system calls that it does not make (`filter.rs`), for
 //! good. Code of a stranger's in it has what the container has already: its streams, its log, and the
 //! clients that are attached to it.
