@@ -7,7 +7,7 @@
 //!
 //! The daemon hashes the bytes that it passes on, and never looks into them. What the process says of
 //! them, the diff id too, is as good as that process: a layer that takes it over can pass for another
-//! archive, and do nothing else. The directory is independent of the
+//! archive; what else it can do is in docs/reliability.md, "Images". The directory is independent of the
 //! layers below, so all layers of an image are unpacked at once; what an archive leaves to the
 //! layer below (the mode of a directory it only mentions in a path) is added by
 //! [`Unpacked::inherit`] when the layer is committed.
